@@ -1,0 +1,1 @@
+"""textlora: LoRA fine-tuning of small encoders for text classification."""

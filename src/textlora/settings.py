@@ -1,0 +1,261 @@
+"""Every setting of a plan: name, default, help text and check in one place.
+
+``--set lora.r=16``, ``plan.toml``, the recipes and the docs all read this table. The value
+``None`` on an automatic setting means "the planner decides"; a resolved plan has none left.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from textlora.errors import UsageError, did_you_mean
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataSettings(Section):
+    """How rows become splits."""
+
+    sample: float | None = Field(None, gt=0, le=1, description="Share of the rows to draw, as pandas' sample(frac=…) does.")
+    validation_share: float = Field(0.1, gt=0, lt=0.5, description="Share of the rows for validation.")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="Share of the rows for the test.")
+    clean_html: bool = Field(True, description="Turn HTML line breaks into spaces and entities into characters.")
+    max_characters: int = Field(1_000_000, ge=100, description="Longer cells are set aside.")
+    max_quarantined_share: float = Field(
+        0.2, gt=0, le=1, description="Stop when a larger share of the lines is broken: the file itself is suspect."
+    )
+
+
+class ModelSettings(Section):
+    """The pretrained encoder."""
+
+    base_model: str = Field(
+        "distilbert-base-uncased", min_length=1, description="Hub id, local folder, or 'embedded' for the built-in MiniLM-L6."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+
+
+class TextSettings(Section):
+    """What happens to texts longer than the encoder takes."""
+
+    policy: Literal["head", "tail", "head+tail"] = Field("head+tail", description="Which part of a long text is kept.")
+    max_length: int | None = Field(None, ge=8, description="Tokens per text, special tokens included.")
+    head_tokens: int = Field(128, ge=1, description="Tokens kept from the start under head+tail.")
+    padding: Literal["longest", "max_length"] = Field("longest", description="Pad to the longest of the micro-batch or to max_length.")
+
+
+class LoraSettings(Section):
+    """The adapters."""
+
+    r: int = Field(16, ge=1, le=512, description="Rank.")
+    lora_alpha: float = Field(32, gt=0, description="Scaling numerator: the update is scaled by lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
+    target_modules: tuple[str, ...] | None = Field(None, description="Names of the adapted linear layers; automatic: all of them.")
+
+
+class TrainingSettings(Section):
+    """Optimisation."""
+
+    learning_rate: float = Field(5e-4, gt=0, lt=1, description="Peak learning rate.")
+    epochs: float = Field(3, gt=0, le=1000, description="Passes over the training split.")
+    batch_size: int = Field(32, ge=1, description="Samples per optimiser step, whatever the micro-batching.")
+    eval_batch_size: int = Field(64, ge=1, description="Samples per evaluation step.")
+    warmup_steps: float = Field(0.06, ge=0, description="Steps of warm-up; below 1 a share of all steps.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field("linear", description="Learning-rate schedule.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm limit.")
+    evaluations_per_epoch: int = Field(1, ge=1, le=100, description="Validations (and checkpoints) per epoch.")
+    early_stopping_patience: int = Field(0, ge=0, description="Stop after so many validations without gain; 0 is never.")
+    best_metric: Literal["loss", "accuracy", "f1_macro"] = Field("accuracy", description="Validation score that picks the best checkpoint.")
+    trunk_dropout: bool = Field(False, description="Dropout inside the frozen encoder.")
+
+
+class ComputeSettings(Section):
+    """Arithmetic and memory."""
+
+    device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="Where to compute.")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(None, description="Arithmetic of the frozen encoder; adapters and head are always fp32.")
+    attention: Literal["eager", "sdpa"] | None = Field(None, description="Attention kernel.")
+    tokens_per_micro_batch: int | None = Field(
+        None, ge=0, description="Tokens per forward pass (padding counted); 0 turns micro-batching off."
+    )
+
+
+class Settings(Section):
+    """All settings of a plan."""
+
+    seed: int = Field(42, ge=0, lt=2**32, description="Seeds the sample, the splits, the head and the order of training.")
+    tracking: tuple[str, ...] = Field((), description="Experiment trackers: tensorboard, wandb, mlflow, …")
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    text: TextSettings = TextSettings()
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+
+def setting_names() -> list[str]:
+    """Return the dotted names of all settings, in order."""
+    names: list[str] = []
+    for name, info in Settings.model_fields.items():
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            names += [f"{name}.{inner}" for inner in section.model_fields]
+        else:
+            names.append(name)
+    return names
+
+
+def describe(name: str) -> str:
+    """Return the help text of a dotted setting name."""
+    head, _, tail = name.partition(".")
+    info = Settings.model_fields[head]
+    if not tail:
+        return info.description or ""
+    section = info.annotation
+    assert isinstance(section, type) and issubclass(section, Section)
+    return section.model_fields[tail].description or ""
+
+
+def flatten(settings: Settings) -> dict[str, Any]:
+    """Return ``{"lora.r": 16, …}`` for all settings."""
+    flat: dict[str, Any] = {}
+    for name in setting_names():
+        head, _, tail = name.partition(".")
+        value = getattr(settings, head)
+        flat[name] = getattr(value, tail) if tail else value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn ``{"lora.r": 16}`` into ``{"lora": {"r": 16}}``."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        head, _, tail = name.partition(".")
+        if tail:
+            nested.setdefault(head, {})[tail] = value
+        else:
+            nested[head] = value
+    return nested
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``["lora.r=16", "tracking=tensorboard"]`` into a flat mapping of typed values.
+
+    Values are read as TOML where that works (``16``, ``true``, ``["q_lin"]``), else as text; a
+    comma-separated text becomes a list where a list is expected.
+
+    Raises:
+        UsageError: for a missing ``=`` or an unknown name (with "did you mean"), all at once.
+    """
+    known = setting_names()
+    flat: dict[str, Any] = {}
+    problems: list[str] = []
+    for text in assignments:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            problems.append(f"{text!r} has no '='; write NAME=VALUE, for instance lora.r=16.")
+        elif name not in known:
+            problems.append(f"There is no setting {name!r}.{did_you_mean(name, known)}")
+        else:
+            flat[name] = _typed(name, value)
+    if problems:
+        raise UsageError(
+            "Cannot use --set:", problems=problems, hint="`textlora plan --settings` lists every setting with its meaning."
+        )
+    return flat
+
+
+LIST_SETTINGS = ("tracking", "lora.target_modules")
+
+
+def _typed(name: str, value: str) -> Any:
+    try:
+        parsed: Any = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    if name in LIST_SETTINGS and isinstance(parsed, str):
+        parsed = [part.strip() for part in parsed.split(",") if part.strip()]
+    return parsed
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay flat mappings over each other; later ones win."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    return merged
+
+
+def build(flat: Mapping[str, Any], *, where: str = "settings") -> Settings:
+    """Check a flat mapping and return the settings.
+
+    Args:
+        flat: dotted names to values; absent ones take their default.
+        where: what to call the source in an error, for instance a file name.
+
+    Raises:
+        UsageError: unknown names or values out of range, all at once.
+    """
+    known = setting_names()
+    problems = [f"There is no setting {name!r}.{did_you_mean(name, known)}" for name in flat if name not in known]
+    settings = None
+    try:
+        settings = Settings.model_validate(nest({name: value for name, value in flat.items() if name in known}))
+    except ValidationError as error:
+        problems += [_problem(details) for details in error.errors()]
+    if problems or settings is None:
+        raise UsageError(f"Wrong values in {where}:", problems=problems, hint="`textlora plan --settings` lists every setting with its meaning.")
+    return settings
+
+
+def _problem(details: Any) -> str:
+    names = [str(part) for part in details["loc"] if not isinstance(part, int)]
+    name = ".".join(names[:2])
+    message = str(details["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{name} is {details['input']!r}, expected {message}."
+
+
+def flatten_toml(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten one level of TOML tables to dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{inner}": item for inner, item in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that textlora ships."""
+    folder = resources.files("textlora") / "recipes"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def recipe(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a recipe's values and the reason of each, both by dotted name.
+
+    The file's top-level ``reason`` stands for every value without one of its own.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    names = recipe_names()
+    if name not in names:
+        raise UsageError(f"There is no recipe {name!r}.{did_you_mean(name, names)}", hint=f"Recipes: {', '.join(names)}.")
+    text = (resources.files("textlora") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    document = tomllib.loads(text)
+    overall = str(document.pop("reason"))
+    reasons = document.pop("reasons", {})
+    values = flatten_toml(document)
+    return values, {key: overall for key in values} | {key: str(value) for key, value in flatten_toml(reasons).items()}

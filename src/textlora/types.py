@@ -1,0 +1,357 @@
+"""The nouns: frozen, JSON-able, without torch.
+
+    rows -> Dataset -> Plan -> Run -> Evaluation -> report
+                               └──> Classifier -> Prediction
+
+Derived values are properties and are never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from textlora.settings import Settings
+
+Task = Literal["single_label", "multi_label"]
+SPLIT_NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled text; ``label`` is an index into ``Dataset.label_names``."""
+
+    id: str
+    text: str
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The rows of one split as parallel columns, in the order of the source file."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse columns of different length."""
+        if not len(self.ids) == len(self.texts) == len(self.labels):
+            raise ValueError("ids, texts and labels differ in length")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yield the rows one by one."""
+        for row in zip(self.ids, self.texts, self.labels, strict=True):
+            yield Example(*row)
+
+    def class_counts(self, classes: int) -> tuple[int, ...]:
+        """Return how many rows each of ``classes`` classes has."""
+        counts = [0] * classes
+        for label in self.labels:
+            counts[label] += 1
+        return tuple(counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something the data stage noticed and the user should know.
+
+    Attributes:
+        kind: short stable name, for instance ``"duplicate"`` or ``"label_typo"``.
+        level: ``"info"`` for facts, ``"warning"`` for what may hurt the result.
+        message: one sentence for a person.
+        count: rows concerned.
+    """
+
+    kind: str
+    level: Literal["info", "warning"]
+    message: str
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """Exact accounting of the source rows: ``read == unsampled + quarantined + kept``.
+
+    ``quarantined`` counts the rows by reason; ``unsampled`` are rows a sample left out.
+    """
+
+    read: int
+    unsampled: int
+    kept: int
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def quarantined_total(self) -> int:
+        """Rows that were read and set aside, all reasons together."""
+        return sum(self.quarantined.values())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLengths:
+    """How long the kept texts are, in tokens with the special ones, before any cut.
+
+    Attributes:
+        base_model: whose tokenizer counted.
+        max_length: the encoder's limit in tokens.
+        quantiles: tokens at the 0, 10, 25, 50, 75, 90, 95, 99 and 100 percent quantile.
+        mean: mean tokens per text, uncut.
+        mean_cut: mean tokens per text after the cut to ``max_length``.
+        rows_cut: texts longer than ``max_length``.
+        tokens_cut_share: share of all tokens that the cut removes, 0 to 1.
+        histogram: rows per bin of 32 tokens, the last bin open.
+    """
+
+    base_model: str
+    max_length: int
+    quantiles: tuple[int, ...]
+    mean: float
+    mean_cut: float
+    rows_cut: int
+    tokens_cut_share: float
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What ``dataset.json`` holds: everything about the data but the rows themselves."""
+
+    source: str
+    text_column: str
+    label_column: str
+    task: Task
+    label_names: tuple[str, ...]
+    seed: int
+    counts: RowCounts
+    split_counts: Mapping[str, tuple[int, ...]]
+    """Rows of each class in each split, ``{"train": (8, 8), ...}``."""
+    findings: tuple[Finding, ...]
+    token_lengths: TokenLengths | None
+    fingerprint: str
+    options: Mapping[str, str | int | float | bool | None | tuple[str, ...]] = field(default_factory=dict)
+    """The options that ``prepare`` was called with, to repeat it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Prepared data: three splits without a shared text, and what was found on the way."""
+
+    folder: Path
+    info: DatasetInfo
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Label names; their order fixes the class indices."""
+        return self.info.label_names
+
+    @property
+    def task(self) -> Task:
+        """``single_label`` or ``multi_label``; decided once, in ``prepare``."""
+        return self.info.task
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over splits, texts, labels and label names."""
+        return self.info.fingerprint
+
+    def splits(self) -> dict[str, Split]:
+        """Return the splits by name, in the order train, validation, test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Facts and measured rates of the machine that a plan was made for.
+
+    Rates are in GFLOP/s of a matrix product on all ``threads``, by precision.
+    """
+
+    processor: str
+    cores: int
+    memory_gb: float
+    available_memory_gb: float
+    gpu: str | None
+    gpu_memory_gb: float | None
+    gpu_capability: tuple[int, int] | None
+    features: tuple[str, ...]
+    rates: Mapping[str, float]
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """First estimate of what the job takes. Seconds, GB (10**9 bytes)."""
+
+    train_seconds: float
+    evaluate_seconds: float
+    memory_gb: float
+    disk_gb: float
+    total_parameters: int
+    trainable_parameters: int
+    tokens_per_epoch: int
+    steps: int
+
+    @property
+    def seconds(self) -> float:
+        """Training and evaluation together."""
+        return self.train_seconds + self.evaluate_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every setting resolved, with a reason for each automatic value.
+
+    ``reasons`` maps dotted names (``"lora.r"``) to a sentence. Nothing in ``settings`` is
+    ``"auto"`` any more.
+    """
+
+    settings: Settings
+    reasons: Mapping[str, str]
+    recipe: str
+    dataset_fingerprint: str
+    classes: int
+    machine: Machine
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished training run, as ``run.json`` keeps it. Seconds, GB (10**9 bytes).
+
+    ``history`` holds Trainer's log entries in order: ``step``, ``epoch`` and ``loss`` +
+    ``learning_rate`` for training, or ``eval_loss``, ``eval_accuracy``, … for validation.
+    """
+
+    folder: Path
+    base_model: str
+    architecture: str
+    recipe: str
+    seed: int
+    label_names: tuple[str, ...]
+    history: tuple[Mapping[str, float], ...]
+    epochs: float
+    steps: int
+    best_step: int
+    best_metric: float
+    final_training_loss: float
+    total_parameters: int
+    trainable_parameters: int
+    seconds: float
+    cpu_seconds: float
+    peak_memory_gb: float
+    tokens_per_second: float
+    reload_difference: float
+    stopped_early: bool
+    versions: Mapping[str, str]
+    dataset_fingerprint: str
+    plan_fingerprint: str
+    command: str = ""
+
+    @property
+    def trainable_share(self) -> float:
+        """Share of the parameters that was trained, 0 to 1."""
+        return self.trainable_parameters / self.total_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """Scores of one class; ``support`` is its number of rows."""
+
+    label: str
+    precision: Interval
+    recall: Interval
+    f1: Interval
+    support: int
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A ROC curve (x false, y true positive rate) or a PR curve (x recall, y precision)."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    area: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Scores on a part of the rows."""
+
+    name: str
+    rows: int
+    accuracy: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A wrong prediction; ``probability`` is what the model gave to ``predicted``."""
+
+    id: str
+    text: str
+    label: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a cheap method reaches on the same split."""
+
+    name: str
+    description: str
+    metrics: Mapping[str, Interval]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good the classifier is on rows it has never seen.
+
+    ``metrics`` has ``accuracy``, ``balanced_accuracy``, ``precision_macro``, ``recall_macro``,
+    ``f1_macro``, ``mcc``, ``roc_auc``, ``average_precision``, ``log_loss``.
+    ``confusion[i][j]`` counts rows of class i that were predicted as j.
+    """
+
+    split: str
+    rows: int
+    label_names: tuple[str, ...]
+    metrics: Mapping[str, Interval]
+    classes: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    roc: tuple[Curve, ...]
+    precision_recall: tuple[Curve, ...]
+    by_length: tuple[Slice, ...]
+    mistakes: tuple[Mistake, ...]
+    baselines: tuple[Baseline, ...]
+    seconds: float
+    dataset_fingerprint: str
+    run_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The decision for one text. ``probabilities`` is in the order of the label names."""
+
+    label: str
+    probability: float
+    probabilities: Mapping[str, float]
+    truncated: bool = False
