@@ -1,0 +1,43 @@
+"""Lengths to micro-batches: texts of like length together, within a budget of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Padded lengths are rounded up to this, so that few different shapes occur: oneDNN keeps a
+# kernel and its memory for every shape it meets.
+LENGTH_STEP = 32
+
+
+def padded_length(longest: int, limit: int) -> int:
+    """Return ``longest`` rounded up to the length step, at most ``limit``."""
+    return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, max(limit, longest))
+
+
+def micro_batches(lengths: Sequence[int] | NDArray[np.int64], budget: int, *, limit: int) -> list[list[int]]:
+    """Cut samples into micro-batches of at most ``budget`` tokens, padding counted.
+
+    Args:
+        lengths: tokens of each sample.
+        budget: tokens per micro-batch; a longer sample gets one of its own; 0 puts all into one.
+        limit: the longest padded length.
+
+    Returns:
+        Lists of sample indices, longest samples first, every index once. Ties keep their order.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    if budget == 0:
+        return [order.tolist()] if len(order) else []
+    batches: list[list[int]] = []
+    room = 0
+    for index in order.tolist():
+        # The first of a micro-batch is its longest and sets the width of all.
+        if room == 0:
+            room = max(1, budget // padded_length(int(lengths[index]), limit))
+            batches.append([])
+        batches[-1].append(index)
+        room -= 1
+    return batches

@@ -1,0 +1,172 @@
+"""Texts to token ids, and what is kept of a text longer than the encoder.
+
+The same object cuts texts in training, evaluation, prediction and (through the bundle) wherever
+the model is used, so that a model never meets texts cut in another way than it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textlora.errors import UsageError
+
+Policy = Literal["head", "tail", "head+tail"]
+TokenIds = NDArray[np.int32]
+
+# Tokenising costs time and memory by the character, so a giant text is cut before: half from
+# the start, half from the end, far more than any policy keeps.
+MAX_CHARACTERS = 200_000
+BLOCK = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class LengthPolicy:
+    """Which tokens of a long text are kept.
+
+    Attributes:
+        policy: the first tokens, the last ones, or both ends.
+        max_length: tokens per text, special ones included.
+        head_tokens: tokens from the start under ``head+tail``.
+    """
+
+    policy: Policy
+    max_length: int
+    head_tokens: int = 128
+
+    def cut(self, ids: Sequence[int], specials: int) -> Sequence[int]:
+        """Return the kept part of ``ids`` so that ``specials`` more tokens fit."""
+        room = self.max_length - specials
+        if len(ids) <= room:
+            return ids
+        if self.policy == "head":
+            return ids[:room]
+        if self.policy == "tail":
+            return ids[-room:]
+        head = min(self.head_tokens, room - 1)
+        return [*ids[:head], *ids[len(ids) - (room - head) :]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Token ids of some texts, special tokens included.
+
+    Attributes:
+        ids: one array (T,) a text, cut by the policy.
+        full_lengths: tokens before the cut, (N,).
+    """
+
+    ids: tuple[TokenIds, ...]
+    full_lengths: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens after the cut, (N,)."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        """Whether a text was cut, (N,)."""
+        return self.full_lengths > self.lengths
+
+
+class TextTokenizer:
+    """A fast tokenizer with a length policy.
+
+    Args:
+        tokenizer: a Hugging Face fast tokenizer.
+        policy: what to keep of long texts.
+        base_model: the base model's name, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, policy: LengthPolicy, *, base_model: str) -> None:
+        self.tokenizer = tokenizer
+        self.policy = policy
+        self.base_model = base_model
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._prefix, self._suffix = _special_ids(self._backend)
+
+    @classmethod
+    def load(cls, folder: Path, policy: LengthPolicy, *, base_model: str) -> TextTokenizer:
+        """Load the tokenizer files of a model folder or bundle.
+
+        Raises:
+            UsageError: there is no fast tokenizer in the folder.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UsageError(f"Cannot load the tokenizer of {base_model}: {str(error).splitlines()[0]}") from error
+        if not getattr(tokenizer, "is_fast", False):
+            raise UsageError(f"{base_model} has no fast tokenizer (tokenizer.json).", hint="Save one with AutoTokenizer.from_pretrained(…).save_pretrained(…).")
+        return cls(tokenizer, policy, base_model=base_model)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text, special ones included."""
+        return self.policy.max_length
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills short texts up."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def encode(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> Tokenized:
+        """Turn texts into ids, cut by the policy.
+
+        Args:
+            texts: any strings; lone surrogates are replaced.
+            progress: called with the texts done and the number of texts.
+        """
+        specials = len(self._prefix) + len(self._suffix)
+        kept: list[TokenIds] = []
+        full: list[int] = []
+        for ids in self._raw_ids(texts, progress):
+            full.append(len(ids) + specials)
+            cut = self.policy.cut(ids, specials)
+            kept.append(np.array([*self._prefix, *cut, *self._suffix], dtype=np.int32))
+        return Tokenized(tuple(kept), np.array(full, dtype=np.int64))
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text, special ones included, before any cut."""
+        specials = len(self._prefix) + len(self._suffix)
+        return [len(ids) + specials for ids in self._raw_ids(texts, None)]
+
+    def _raw_ids(self, texts: Sequence[str], progress: Callable[[int, int], None] | None) -> Iterator[list[int]]:
+        for start in range(0, len(texts), BLOCK):
+            block = [_tame(text) for text in texts[start : start + BLOCK]]
+            for encoding in self._backend.encode_batch_fast(block, add_special_tokens=False):
+                yield encoding.ids
+            if progress:
+                progress(min(start + BLOCK, len(texts)), len(texts))
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer files into ``folder``."""
+        self.tokenizer.save_pretrained(folder)
+
+
+def _tame(text: str) -> str:
+    if len(text) > MAX_CHARACTERS:
+        half = MAX_CHARACTERS // 2
+        text = f"{text[:half]} {text[-half:]}"
+    # The tokenizer is Rust and takes no lone surrogates.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _special_ids(backend: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that the tokenizer puts before and after a text."""
+    plain = backend.encode("a", add_special_tokens=False).ids
+    whole = backend.encode("a", add_special_tokens=True).ids
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start], whole[start + len(plain) :]
+    return [], []
