@@ -1,1 +1,68 @@
-"""textlora: LoRA fine-tuning of small encoders for text classification."""
+"""textlora: LoRA fine-tuning of small encoders for text classification.
+
+Names are loaded on first use, so that ``import textlora`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "DataError",
+    "Dataset",
+    "Evaluation",
+    "Plan",
+    "Prediction",
+    "ResourceError",
+    "Run",
+    "Settings",
+    "TextloraError",
+    "TrainingError",
+    "UsageError",
+    "evaluate",
+    "export",
+    "fit",
+    "plan",
+    "prepare",
+    "report",
+    "train",
+]
+
+_HOMES = {
+    "Classifier": "classifier",
+    "DataError": "errors",
+    "Dataset": "types",
+    "Evaluation": "types",
+    "Plan": "types",
+    "Prediction": "types",
+    "ResourceError": "errors",
+    "Run": "types",
+    "Settings": "settings",
+    "TextloraError": "errors",
+    "TrainingError": "errors",
+    "UsageError": "errors",
+}
+_VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
+
+if TYPE_CHECKING:
+    from textlora.api import evaluate, export, fit, plan, prepare, report, train
+    from textlora.classifier import Classifier
+    from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
+    from textlora.settings import Settings
+    from textlora.types import Dataset, Evaluation, Plan, Prediction, Run
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(import_module("textlora.api"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"textlora.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'textlora' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

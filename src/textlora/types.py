@@ -229,6 +229,8 @@ class Run:
 
     ``history`` holds Trainer's log entries in order: ``step``, ``epoch`` and ``loss`` +
     ``learning_rate`` for training, or ``eval_loss``, ``eval_accuracy``, … for validation.
+    ``final_training_loss`` is the mean over the last tenth of the steps, ``mean_training_loss``
+    over all of them (what Trainer calls ``train_loss``).
     """
 
     folder: Path
@@ -243,6 +245,7 @@ class Run:
     best_step: int
     best_metric: float
     final_training_loss: float
+    mean_training_loss: float
     total_parameters: int
     trainable_parameters: int
     seconds: float
@@ -260,6 +263,35 @@ class Run:
     def trainable_share(self) -> float:
         """Share of the parameters that was trained, 0 to 1."""
         return self.trainable_parameters / self.total_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a saved classifier needs besides its weights and tokenizer; ``textlora.json``.
+
+    Attributes:
+        base_model: hub id, folder or ``embedded``.
+        revision: the hub commit, ``local`` or ``embedded``.
+        base_fingerprint: SHA-256 of the base model's weights.
+        policy: what is kept of long texts (``head``, ``tail``, ``head+tail``).
+        max_length: tokens per text, special ones included.
+        head_tokens: tokens from the start under ``head+tail``.
+        precision: arithmetic of the frozen part in training, and so in prediction.
+        attention: attention kernel.
+        textlora_version: the version that saved it.
+    """
+
+    base_model: str
+    revision: str
+    base_fingerprint: str
+    label_names: tuple[str, ...]
+    task: Task
+    policy: Literal["head", "tail", "head+tail"]
+    max_length: int
+    head_tokens: int
+    precision: str
+    attention: str
+    textlora_version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,12 +346,16 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What a cheap method reaches on the same split."""
+    """What a cheap method reaches on the same split.
+
+    ``advantage`` is the classifier's accuracy minus this method's, compared row by row.
+    """
 
     name: str
     description: str
     metrics: Mapping[str, Interval]
     seconds: float
+    advantage: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,258 @@
+"""``Classifier``: the one public object with weights. Predict, save, load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textlora import __version__, encoder, models, storage
+from textlora.batching import micro_batches
+from textlora.encoder import EncoderSpec
+from textlora.errors import ResourceError, TrainingError, UsageError
+from textlora.tokenization import LengthPolicy, TextTokenizer
+from textlora.types import Bundle, Plan, Prediction
+
+BUNDLE = "textlora.json"
+Progress = Callable[[int, int], None]
+Probabilities = NDArray[np.float64]
+
+# Texts sorted by length together; enough for tight micro-batches, little enough to hold.
+BLOCK = 2_048
+TOKENS_PER_MICRO_BATCH = {"cpu": 4_096, "mps": 8_192, "cuda": 65_536}
+
+
+class Classifier:
+    """A fine-tuned text classifier.
+
+    Args:
+        model: encoder with adapters and head, in the order of ``bundle.label_names``.
+        tokenizer: cuts texts as in training.
+        bundle: everything else that must travel with the weights.
+    """
+
+    def __init__(self, model: Any, tokenizer: TextTokenizer, bundle: Bundle) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.bundle = bundle
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
+        """Load a run folder or a saved bundle.
+
+        Args:
+            folder: ``runs/reviews``, its ``adapter`` folder, or what ``save_pretrained`` wrote.
+            device: ``cpu``, ``cuda`` or ``mps``; by default the fastest there is.
+
+        Raises:
+            UsageError: there is no classifier in the folder.
+            ResourceError: its base model is missing or is another one than in training.
+        """
+        path = find_bundle(Path(folder))
+        bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
+        revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
+        base, _ = models.model_folder(bundle.base_model, revision)
+        _check_base(base, bundle)
+        policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
+        tokenizer = TextTokenizer.load(path, policy, base_model=bundle.base_model)
+        spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention)
+        model = encoder.load_adapter(spec, path)
+        return cls(model.to(device or best_device()).eval(), tokenizer, bundle)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Label names; column j of the probabilities belongs to name j."""
+        return self.bundle.label_names
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text, special ones included; longer texts are cut."""
+        return self.tokenizer.max_length
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the trained weights and the bundle."""
+        state = {name: value for name, value in self.model.named_parameters() if _is_ours(name)}
+        weights = [part for name in sorted(state) for part in (name, state[name].detach().float().cpu().numpy().tobytes())]
+        return storage.fingerprint([repr(self.bundle), *weights])
+
+    def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
+        """Return label and probabilities of each text, in order.
+
+        Args:
+            texts: any strings; long ones are cut by the bundle's policy and marked ``truncated``.
+            progress: called with the texts done and the number of texts.
+        """
+        logits, truncated = self._forward(_as_list(texts), progress)
+        probabilities = softmax(logits)
+        return [self._prediction(row, bool(cut)) for row, cut in zip(probabilities, truncated, strict=True)]
+
+    def predict_proba(self, texts: Sequence[str], *, progress: Progress | None = None) -> Probabilities:
+        """Return the probabilities (N, C) of each text, in the order of ``label_names``."""
+        return softmax(self._forward(_as_list(texts), progress)[0])
+
+    def logits(self, texts: Sequence[str]) -> Probabilities:
+        """Return the head's raw outputs (N, C)."""
+        return self._forward(_as_list(texts), None)[0]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text before any cut, special ones included."""
+        return self.tokenizer.count(texts)
+
+    def _prediction(self, row: Probabilities, truncated: bool) -> Prediction:
+        best = int(np.argmax(row))  # the first of equals
+        probabilities = {name: float(value) for name, value in zip(self.label_names, row, strict=True)}
+        return Prediction(self.label_names[best], float(row[best]), probabilities, truncated)
+
+    def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
+        logits = np.zeros((len(texts), len(self.label_names)))
+        truncated = np.zeros(len(texts), dtype=bool)
+        for start in range(0, len(texts), BLOCK):
+            block = self.tokenizer.encode(texts[start : start + BLOCK])
+            truncated[start : start + BLOCK] = block.truncated
+            done = start
+            for batch in micro_batches(block.lengths, self._budget, limit=self.max_length):
+                logits[[start + index for index in batch]] = self._batch_logits([block.ids[index] for index in batch])
+                done += len(batch)
+                if progress:
+                    progress(done, len(texts))
+        return logits, truncated
+
+    @property
+    def _budget(self) -> int:
+        return TOKENS_PER_MICRO_BATCH[self.model.device.type]
+
+    def _batch_logits(self, ids: Sequence[Any]) -> Probabilities:
+        inputs = encoder.pad(ids, self.tokenizer.pad_id, limit=self.max_length)
+        with torch.inference_mode():
+            output = self.model(**{name: value.to(self.model.device) for name, value in inputs.items()}).logits
+        return np.asarray(output.double().cpu().numpy())
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the bundle: adapter, head, tokenizer, labels, length policy. Whole or not at all.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        target = Path(folder)
+        storage.make_folder(target.parent)
+        with storage.atomic_folder(target) as temporary:
+            encoder.save_adapter(self.model, temporary)
+            self.tokenizer.save(temporary)
+            storage.write_noun(temporary / BUNDLE, self.bundle)
+        return target
+
+
+def _is_ours(name: str) -> bool:
+    return "lora_" in name or "modules_to_save" in name
+
+
+def _as_list(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise UsageError("predict takes a list of texts, and got one text.", hint='Write predict(["…"]).')
+    found = list(texts)
+    wrong = [f"text {index} is {type(text).__name__}" for index, text in enumerate(found) if not isinstance(text, str)]
+    if wrong:
+        raise UsageError("Every text must be a string:", problems=wrong[:5])
+    return found
+
+
+def softmax(logits: Probabilities) -> Probabilities:
+    """Turn logits (N, C) into probabilities (N, C) in float64."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def best_device() -> str:
+    """Return ``cuda``, ``mps`` or ``cpu``, the first there is."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def find_bundle(folder: Path) -> Path:
+    """Return the bundle folder in or under ``folder``.
+
+    Raises:
+        UsageError: there is none; says what there is instead.
+    """
+    for candidate in (folder, folder / storage.ADAPTER):
+        if (candidate / BUNDLE).exists():
+            return candidate
+    if not folder.exists():
+        raise UsageError(f"There is no folder {folder}.", hint="Give the run folder that `textlora fit` or `textlora train` made.")
+    if (folder / storage.DATASET).exists():
+        raise UsageError(f"{folder} has data but no trained classifier yet.", hint=f"Run `textlora train {folder}` first.")
+    raise UsageError(f"{folder} holds no classifier of textlora.", hint="Give the run folder that `textlora fit` or `textlora train` made.")
+
+
+def base_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 over the names and bytes of a base model's weight files."""
+    files = sorted(folder.glob("*.safetensors"))
+    return storage.fingerprint([part for file in files for part in (file.name, storage.file_fingerprint(file))])
+
+
+def _check_base(base: Path, bundle: Bundle) -> None:
+    if base_fingerprint(base) != bundle.base_fingerprint:
+        raise ResourceError(
+            f"The weights of the base model {bundle.base_model!r} are not the ones the classifier was trained on.",
+            hint="Restore the original base model, or train again.",
+        )
+
+
+def make_bundle(plan: Plan, base: models.BaseInfo, label_names: tuple[str, ...]) -> Bundle:
+    """Collect what must travel with the weights."""
+    settings = plan.settings
+    assert base.folder is not None
+    assert settings.text.max_length is not None
+    return Bundle(
+        base_model=base.name if base.revision != "local" else str(base.folder.resolve()),
+        revision=base.revision,
+        base_fingerprint=base_fingerprint(base.folder),
+        label_names=label_names,
+        task="single_label",
+        policy=settings.text.policy,
+        max_length=settings.text.max_length,
+        head_tokens=settings.text.head_tokens,
+        precision=settings.compute.precision or "fp32",
+        attention=settings.compute.attention or "eager",
+        textlora_version=__version__,
+    )
+
+
+RELOAD = "import sys; from textlora.classifier import answer_reload; answer_reload(sys.argv[1], sys.argv[2], sys.argv[3])"
+
+
+def answer_reload(folder: str, request: str, device: str) -> None:
+    """Write the logits of the texts in the JSON file ``request`` back into it. Runs in a fresh process."""
+    path = Path(request)
+    logits = Classifier.from_pretrained(folder, device=device).logits(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(logits.tolist()), encoding="utf-8")
+
+
+def reload_difference(classifier: Classifier, folder: Path, texts: Sequence[str]) -> float:
+    """Load ``folder`` in a fresh process and return the largest difference of logits.
+
+    Raises:
+        TrainingError: the fresh process could not load it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        request = Path(scratch) / "request.json"
+        request.write_text(json.dumps(list(texts)), encoding="utf-8")
+        device = classifier.model.device.type
+        done = subprocess.run(
+            [sys.executable, "-c", RELOAD, str(folder), str(request), device], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise TrainingError(f"The saved classifier in {folder} cannot be loaded in a fresh process: {last}")
+        fresh = np.array(json.loads(request.read_text(encoding="utf-8")))
+    return float(np.abs(fresh - classifier.logits(texts)).max(initial=0.0))

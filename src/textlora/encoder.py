@@ -1,0 +1,298 @@
+"""The model: pretrained encoder, fresh head, LoRA adapters; owns transformers and PEFT.
+
+The encoder is frozen and computes in the plan's precision; adapters and head stay in fp32.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# oneDNN keeps memory for every shape it has met; without a bound a long run grows by gigabytes.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
+import torch
+from torch import nn
+
+from textlora.batching import padded_length
+from textlora.errors import ResourceError, UsageError, did_you_mean
+from textlora.settings import LoraSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft import PeftModel
+
+    from textlora.tokenization import TokenIds
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Heads of AutoModelForSequenceClassification classes are called one of these.
+HEAD_NAMES = ("classifier", "score")
+TRUNK_DROPOUTS = (
+    "dropout", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "embedding_dropout", "mlp_dropout", "pooler_dropout",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """All that decides the model's structure and arithmetic.
+
+    Attributes:
+        folder: the base model's folder.
+        label_names: one class each, in order.
+        precision: ``fp32``, ``bf16`` or ``fp16`` for the frozen part.
+        attention: ``eager`` or ``sdpa``.
+        trunk_dropout: whether the encoder's own dropout stays on in training.
+    """
+
+    folder: Path
+    label_names: tuple[str, ...]
+    precision: str = "fp32"
+    attention: str = "eager"
+    trunk_dropout: bool = False
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the progress bars and notices of transformers while loading."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def build_model(spec: EncoderSpec, lora: LoraSettings, *, seed: int) -> PeftModel:
+    """Load the pretrained encoder, add a fresh head and LoRA adapters.
+
+    Args:
+        spec: structure and arithmetic.
+        lora: the adapters' settings; ``target_modules`` must be resolved.
+        seed: of the head's and adapters' initial values.
+
+    Raises:
+        UsageError: a target module that the encoder does not have.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    torch.manual_seed(seed)
+    model, fresh = load_classifier(spec)
+    targets = _check_targets(model, lora.target_modules or (), fresh)
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,  # PEFT takes fractions too, though it says int
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets,
+        exclude_modules=_below(fresh),
+        modules_to_save=list(fresh),
+    )
+    cast_trunk(model, fresh, DTYPES[spec.precision])
+    return _ready(get_peft_model(model, config))
+
+
+def _ready(model: PeftModel) -> PeftModel:
+    match_head_inputs(model)
+    narrow_adapters(model)
+    return model
+
+
+def load_classifier(spec: EncoderSpec) -> tuple[Any, tuple[str, ...]]:
+    """Load an encoder with a classification head in fp32.
+
+    Returns:
+        The model and the names of its fresh modules: what the base model has no weights for, and
+        the head in any case.
+
+    Raises:
+        ResourceError: the weights cannot be read.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    names = spec.label_names
+    config = AutoConfig.from_pretrained(
+        spec.folder,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+        problem_type="single_label_classification",
+        trust_remote_code=False,
+    )
+    if not spec.trunk_dropout:
+        _still_trunk(config)
+    try:
+        with quiet_libraries():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                spec.folder,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=spec.attention,
+                output_loading_info=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a head for another number of classes is replaced
+                trust_remote_code=False,
+            )
+    except (OSError, RuntimeError) as error:
+        raise ResourceError(f"Cannot read the weights in {spec.folder}: {str(error).splitlines()[0]}") from error
+    mismatched = [key[0] for key in report["mismatched_keys"]]
+    return model, fresh_modules(model, [*report["missing_keys"], *mismatched])
+
+
+def _still_trunk(config: Any) -> None:
+    """Turn off dropout inside the encoder, and keep the head's own as it was."""
+    if getattr(config, "classifier_dropout", 0.0) is None:
+        config.classifier_dropout = getattr(config, "hidden_dropout_prob", None)
+    for name in TRUNK_DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+
+
+def fresh_modules(model: nn.Module, missing: Iterable[str]) -> tuple[str, ...]:
+    """Return the modules that must be trained and saved whole.
+
+    They are the owners of the weights that the base model lacks, collapsed to the head where they
+    lie inside it, and the head itself. PEFT alone would forget a fresh pooler.
+    """
+    owners = {key.rpartition(".")[0] for key in missing}
+    owners |= {name for name, _ in model.named_children() if name in HEAD_NAMES}
+    collapsed = {owner.split(".")[0] if owner.split(".")[0] in HEAD_NAMES else owner for owner in owners}
+    order = [name for name, _ in model.named_modules()]
+    return tuple(sorted(collapsed, key=order.index))
+
+
+def _check_targets(model: nn.Module, wanted: Sequence[str], fresh: tuple[str, ...]) -> list[str]:
+    inside = re.compile(_below(fresh))
+    linears = {
+        path.split(".")[-1]
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not inside.fullmatch(path)
+    }
+    problems = [f"there is no linear layer {name!r}.{did_you_mean(name, linears)}" for name in wanted if name not in linears]
+    if problems or not wanted:
+        raise UsageError("Cannot place the adapters (lora.target_modules):", problems=problems, hint=f"Linear layers of this encoder: {', '.join(sorted(linears))}.")
+    return list(wanted)
+
+
+def _below(modules: Iterable[str]) -> str:
+    """Return a pattern that matches the modules and all they contain."""
+    return "|".join(rf"{re.escape(name)}(\..*)?" for name in modules)
+
+
+def cast_trunk(model: nn.Module, fresh: Iterable[str], dtype: torch.dtype) -> None:
+    """Cast everything outside the fresh modules to ``dtype``."""
+    inside = re.compile(_below(fresh))
+    for path, module in model.named_modules():
+        if inside.fullmatch(path):
+            continue
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+
+
+def match_head_inputs(model: nn.Module) -> None:
+    """Cast what enters the fp32 modules (head, fresh pooler) from the trunk's precision."""
+    for module in model.modules():
+        if "ModulesToSaveWrapper" in {parent.__name__ for parent in type(module).__mro__}:
+            module.register_forward_pre_hook(_to_fp32)
+
+
+def _to_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(item.float() if isinstance(item, torch.Tensor) and item.is_floating_point() else item for item in inputs)
+
+
+def narrow_adapters(model: nn.Module) -> None:
+    """Let the adapters compute in the trunk's precision, though their weights stay in fp32.
+
+    PEFT casts every input to fp32 and adds two full-size fp32 tensors per layer; in bf16 that
+    costs as much as the layer itself. Here the small weights are cast instead, the scaling goes
+    into B (out, r), and the sum is fused into the second product. In fp32 the result equals
+    PEFT's up to rounding.
+    """
+    from peft.tuners.lora import Linear
+
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.forward = partial(_adapted_linear, module, module.forward)
+
+
+def _adapted_linear(module: Any, original: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Return W x + b + (alpha / r) B A x for x of (…, in)."""
+    active = module.active_adapters
+    if module.disable_adapters or module.merged or len(active) != 1 or args or kwargs:
+        return original(x, *args, **kwargs)
+    name = active[0]
+    base = module.base_layer(x)
+    down = module.lora_A[name].weight.to(x.dtype)
+    up = (module.lora_B[name].weight * module.scaling[name]).to(x.dtype)
+    inner = nn.functional.linear(module.lora_dropout[name](x), down)
+    flat = torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), up.t())
+    return flat.view_as(base)
+
+
+def load_adapter(spec: EncoderSpec, adapter: Path, *, trainable: bool = False) -> PeftModel:
+    """Put a saved adapter onto its base model.
+
+    Raises:
+        ResourceError: the adapter's files are missing or damaged.
+    """
+    from peft import PeftModel
+
+    model, fresh = load_classifier(spec)
+    cast_trunk(model, fresh, DTYPES[spec.precision])
+    try:
+        with quiet_libraries():
+            peft_model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except Exception as error:  # PEFT and safetensors raise many kinds for a damaged file
+        raise ResourceError(f"The adapter in {adapter} cannot be loaded: {str(error).splitlines()[0]}", hint="Restore the folder, or train again.") from error
+    return _ready(peft_model)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write adapters and fresh modules as safetensors."""
+    # "auto" would ask the hub whether the vocabulary has grown.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    # PEFT's card is an empty form; ours is written by the report.
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def merged_model(spec: EncoderSpec, adapter: Path) -> Any:
+    """Return an ordinary Hugging Face classifier in fp32 with the adapters merged in."""
+    return load_adapter(EncoderSpec(spec.folder, spec.label_names), adapter).merge_and_unload()
+
+
+def pad(ids: Sequence[TokenIds], pad_id: int, *, limit: int, fixed: bool = False) -> dict[str, torch.Tensor]:
+    """Stack token ids to ``input_ids`` and ``attention_mask``, both (B, T).
+
+    T is the longest text rounded up to a few lengths, or ``limit`` if ``fixed``.
+    """
+    longest = max(len(row) for row in ids)
+    width = limit if fixed else padded_length(longest, limit)
+    input_ids = torch.full((len(ids), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(ids), width), dtype=torch.long)
+    for row, values in enumerate(ids):
+        input_ids[row, : len(values)] = torch.from_numpy(values)
+        mask[row, : len(values)] = 1
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """Return all parameters of the classifier (adapters included, copies not) and the trained ones."""
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    unused = sum(
+        parameter.numel() for name, parameter in model.named_parameters() if ".original_module." in name
+    )
+    return sum(parameter.numel() for parameter in model.parameters()) - unused, trainable

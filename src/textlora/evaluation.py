@@ -1,0 +1,338 @@
+"""evaluate(): how good a classifier is on rows it has never seen, and compared with what.
+
+rows ──▶ classifier ──▶ probabilities ──▶ scores, curves, slices, mistakes ──▶ evaluation.json
+  └───▶ baselines ────▶ probabilities ──▶ the same scores                       predictions.parquet
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textlora import metrics, storage
+from textlora.errors import TrainingError, UsageError, did_you_mean
+from textlora.types import SPLIT_NAMES, Baseline, Dataset, Evaluation, Mistake, Run, Slice, Split
+
+LENGTH_EDGES = (64, 128, 256, 512)
+MISTAKES = 20
+MISTAKE_CHARACTERS = 2_000
+STRENGTHS = (1.0, 4.0, 16.0)
+"""Inverse regularisation strengths that the TF-IDF baseline may choose from."""
+
+
+class Scorer(Protocol):
+    """What ``evaluate`` needs of a classifier; ``textlora.Classifier`` has it."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names in the order of the probabilities' columns."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the trained weights."""
+
+    def predict_proba(self, texts: Sequence[str], *, progress: Any = None) -> NDArray[np.float64]:
+        """Return (N, C) probabilities in the order of the texts."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text before any cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The scored rows beside what the classifier says of them. N rows, C classes."""
+
+    rows: Split
+    label_names: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """True classes (N,)."""
+        return np.asarray(self.rows.labels, np.int64)
+
+    @property
+    def predicted(self) -> NDArray[np.intp]:
+        """Most probable classes (N,); the first one on ties."""
+        return np.asarray(self.probabilities.argmax(1))
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probability of the predicted class (N,)."""
+        return np.asarray(self.probabilities.max(1))
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which predictions are right (N,)."""
+        return np.asarray(self.labels == self.predicted)
+
+
+def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaults
+    run_folder: Path,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    classifier: Scorer | None = None,
+    baseline: bool = True,
+    resamples: int = metrics.RESAMPLES,
+    progress: Callable[..., None] | None = None,
+) -> Evaluation:
+    """Score the classifier of a run folder on one split, and cheap methods on the same rows.
+
+    Args:
+        run_folder: where the classifier lies and where ``evaluation.json`` and
+            ``predictions.parquet`` are written.
+        dataset: what ``prepare`` made.
+        split: ``test``, ``validation`` or ``train``.
+        classifier: an already loaded one; otherwise it is loaded from ``run_folder``.
+        baseline: also train and score the majority class and TF-IDF + logistic regression.
+        resamples: bootstrap resamples behind each interval.
+        progress: handed to ``Classifier.predict_proba``.
+
+    Raises:
+        UsageError: no such split, a split without rows, a classifier with other labels, a run
+            trained on other data.
+        TrainingError: the classifier's probabilities are not numbers.
+        ResourceError: the folder cannot be written.
+    """
+    rows = _rows(dataset, split)
+    _check_data(run_folder, dataset)
+    scorer = classifier or _load(run_folder)
+    _check_labels(scorer, run_folder, dataset)
+    started = time.perf_counter()
+    judged = _Judged(rows, dataset.label_names, _probabilities(scorer, rows, progress))
+    seconds = time.perf_counter() - started
+    roc, precision_recall = metrics.curves(judged.labels, judged.probabilities, label_names=judged.label_names)
+    scores = _scores(judged, resamples, dataset)
+    counts = metrics.confusion_matrix(judged.labels, judged.predicted, classes=len(judged.label_names))
+    evaluation = Evaluation(
+        split=split,
+        rows=len(rows),
+        label_names=dataset.label_names,
+        metrics=scores.metrics,
+        classes=scores.classes,
+        confusion=tuple(tuple(row) for row in counts.tolist()),
+        roc=roc,
+        precision_recall=precision_recall,
+        by_length=_by_length(judged, scorer.count_tokens(rows.texts)),
+        mistakes=_mistakes(judged),
+        baselines=_baselines(dataset, judged, resamples) if baseline else (),
+        seconds=seconds,
+        dataset_fingerprint=dataset.fingerprint,
+        run_fingerprint=scorer.fingerprint,
+    )
+    storage.make_folder(run_folder)
+    _write_predictions(run_folder / storage.PREDICTIONS, judged)
+    storage.write_noun(run_folder / storage.EVALUATION, evaluation)
+    return evaluation
+
+
+def load_evaluation(folder: Path) -> Evaluation:
+    """Read ``evaluation.json`` of a run folder.
+
+    Raises:
+        UsageError: it is missing, damaged or of another version.
+    """
+    return storage.read_noun(folder / storage.EVALUATION, Evaluation, made_by="evaluate")
+
+
+# --- what goes in -------------------------------------------------------------------------
+
+
+def _rows(dataset: Dataset, split: str) -> Split:
+    splits = dataset.splits()
+    if split not in splits:
+        raise UsageError(
+            f"There is no split {split!r}.{did_you_mean(split, SPLIT_NAMES)}", hint=f"Splits: {', '.join(SPLIT_NAMES)}."
+        )
+    if not len(splits[split]):
+        raise UsageError(
+            f"The {split} split of {dataset.folder} has no rows.",
+            hint="Choose another one with --split, or prepare the data again.",
+        )
+    return splits[split]
+
+
+def _check_data(run_folder: Path, dataset: Dataset) -> None:
+    """Refuse data that the run was not trained on: its test rows may be the run's training rows."""
+    path = run_folder / storage.RUN
+    if not path.exists():
+        return
+    if storage.read_noun(path, Run, made_by="train").dataset_fingerprint != dataset.fingerprint:
+        raise UsageError(
+            f"{path} was trained on other data than {dataset.folder / storage.DATASET} describes.",
+            hint="Evaluate with the dataset the run was trained on, or train again.",
+        )
+
+
+def _load(run_folder: Path) -> Scorer:
+    from textlora.classifier import Classifier  # noqa: PLC0415 - brings torch
+
+    scorer: Scorer = Classifier.from_pretrained(run_folder)
+    return scorer
+
+
+def _check_labels(scorer: Scorer, run_folder: Path, dataset: Dataset) -> None:
+    if tuple(scorer.label_names) != dataset.label_names:
+        raise UsageError(
+            f"The classifier of {run_folder} has the labels {_listed(scorer.label_names)}; "
+            f"the dataset in {dataset.folder} has {_listed(dataset.label_names)}.",
+            hint="Evaluate with the dataset the classifier was trained on: same labels, same order.",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _probabilities(scorer: Scorer, rows: Split, progress: Callable[..., None] | None) -> NDArray[np.float64]:
+    probabilities = np.asarray(scorer.predict_proba(rows.texts, progress=progress), np.float64)
+    broken = int((~np.isfinite(probabilities).all(1)).sum())
+    if broken:
+        raise TrainingError(
+            f"The classifier gives no numbers for {broken} of {len(rows)} rows.",
+            hint="Its weights hold NaN or infinite values: train again, with a smaller training.learning_rate or compute.precision=fp32.",
+        )
+    return probabilities
+
+
+# --- what comes out -----------------------------------------------------------------------
+
+
+def _scores(judged: _Judged, resamples: int, dataset: Dataset) -> metrics.Scores:
+    return metrics.bootstrap(
+        judged.labels, judged.probabilities, label_names=judged.label_names, resamples=resamples, seed=dataset.info.seed
+    )
+
+
+def _by_length(judged: _Judged, tokens: Sequence[int]) -> tuple[Slice, ...]:
+    """Return the accuracy of the rows in each range of lengths that has rows."""
+    # side="left": a text of exactly 64 tokens belongs to 0-64.
+    places = np.searchsorted(LENGTH_EDGES, np.asarray(tokens), side="left")
+    slices = []
+    for place, name in enumerate(_length_names()):
+        chosen = judged.right[places == place]
+        if len(chosen):
+            slices.append(Slice(name, len(chosen), metrics.wilson(int(chosen.sum()), len(chosen))))
+    return tuple(slices)
+
+
+def _length_names() -> list[str]:
+    starts = (0, *(edge + 1 for edge in LENGTH_EDGES))
+    ranges = [f"{start}–{end}" for start, end in zip(starts, LENGTH_EDGES, strict=False)]
+    return [*ranges, f"over {LENGTH_EDGES[-1]}"]
+
+
+def _mistakes(judged: _Judged) -> tuple[Mistake, ...]:
+    """Return the wrong predictions with the highest probability, the most confident first."""
+    wrong = np.flatnonzero(~judged.right)
+    # Stable: equally confident mistakes keep the order of the rows.
+    chosen = wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:MISTAKES]
+    return tuple(_mistake(judged, int(row)) for row in chosen)
+
+
+def _mistake(judged: _Judged, row: int) -> Mistake:
+    text = judged.rows.texts[row]
+    return Mistake(
+        id=judged.rows.ids[row],
+        text=text if len(text) <= MISTAKE_CHARACTERS else text[: MISTAKE_CHARACTERS - 1] + "…",
+        label=judged.label_names[judged.rows.labels[row]],
+        predicted=judged.label_names[judged.predicted[row]],
+        probability=float(judged.confidence[row]),
+    )
+
+
+def _write_predictions(path: Path, judged: _Judged) -> None:
+    """Write one row per scored text, in the order of the split."""
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    names = np.asarray(judged.label_names, dtype=object)
+    columns: dict[str, Any] = {
+        "id": pa.array(judged.rows.ids, pa.string()),
+        "text": pa.array(judged.rows.texts, pa.string()),
+        "label": pa.array(names[judged.labels], pa.string()),
+        "prediction": pa.array(names[judged.predicted], pa.string()),
+        "probability": pa.array(judged.confidence),
+    }
+    columns |= {
+        f"probability_{name}": pa.array(judged.probabilities[:, index]) for index, name in enumerate(judged.label_names)
+    }
+    with storage.atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+# --- baselines ----------------------------------------------------------------------------
+
+
+def _baselines(dataset: Dataset, judged: _Judged, resamples: int) -> tuple[Baseline, ...]:
+    """Train the cheap methods on the training split and score them on the same rows."""
+    found = []
+    for name, method in (("majority class", _majority), ("TF-IDF + logistic regression", _tfidf)):
+        started = time.perf_counter()
+        result = method(dataset, judged.rows)
+        if result is None:
+            continue
+        description, probabilities = result
+        theirs = _Judged(judged.rows, judged.label_names, probabilities)
+        seconds = time.perf_counter() - started
+        ahead = metrics.advantage(judged.right, theirs.right, resamples=resamples, seed=dataset.info.seed)
+        found.append(Baseline(name, description, _scores(theirs, resamples, dataset).metrics, seconds, ahead))
+    return tuple(found)
+
+
+def _majority(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] | None:
+    """Give every row the class shares of the training split: the most frequent class wins."""
+    counts = np.asarray(dataset.train.class_counts(len(dataset.label_names)), np.float64)
+    often = dataset.label_names[int(counts.argmax())]
+    return f"always says {often!r}, the most frequent label of the training split", np.tile(
+        counts / counts.sum(), (len(rows), 1)
+    )
+
+
+def _tfidf(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] | None:
+    """Fit a linear model on word and word-pair counts; ``None`` where the texts hold no words."""
+    vectorizer, matrix = _vectorized(dataset.train.texts)
+    if matrix is None:
+        return None
+    model, choice = _chosen(matrix, vectorizer, dataset)
+    probabilities = np.zeros((len(rows), len(dataset.label_names)))
+    probabilities[:, model.classes_] = model.predict_proba(vectorizer.transform(rows.texts))
+    return f"words and word pairs, {choice}", probabilities
+
+
+def _chosen(matrix: Any, vectorizer: Any, dataset: Dataset) -> tuple[Any, str]:
+    """Return the model whose strength does best on the validation split, and that choice in words."""
+    fits = [(strength, _logistic(matrix, dataset.train.labels, strength)) for strength in STRENGTHS]
+    if not len(dataset.validation):
+        strength, model = fits[0]
+        return model, f"C = {strength:g}, no validation rows to choose it by"
+    validation = vectorizer.transform(dataset.validation.texts)
+    # On ties the stronger regularisation wins: it comes first.
+    strength, model = max(fits, key=lambda fit: fit[1].score(validation, dataset.validation.labels))
+    return model, f"C = {strength:g} chosen on the validation split"
+
+
+def _vectorized(texts: Sequence[str]) -> tuple[Any, Any]:
+    """Fit on terms that occur in two texts or more; in tiny data on all terms."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - slow to import
+
+    for least in (2, 1):
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=least)
+        try:
+            return vectorizer, vectorizer.fit_transform(texts)
+        except ValueError:  # no term is left
+            continue
+    return None, None
+
+
+def _logistic(matrix: Any, labels: Sequence[int], strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - slow to import
+
+    return LogisticRegression(C=strength, max_iter=1000).fit(matrix, labels)

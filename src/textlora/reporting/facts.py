@@ -1,0 +1,301 @@
+"""What a report says, worked out once for the page, the Markdown file and the model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from textlora import settings
+from textlora.reporting import wording
+from textlora.types import Baseline, ClassScores, Dataset, Evaluation, Interval, Plan, Run
+
+FEW_ROWS = 200
+MATRIX_CLASSES = 12
+CONFUSIONS = 10
+QUANTILES = (0, 10, 25, 50, 75, 90, 95, 99, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the classifier stands against one baseline."""
+
+    tone: Literal["good", "unclear", "bad"]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the plan."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A predicted value beside the measured one."""
+
+    what: str
+    predicted: str
+    measured: str
+    ratio: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Rows of one label that were taken for another."""
+
+    label: str
+    predicted: str
+    rows: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The four nouns of a finished run, and what follows from them."""
+
+    dataset: Dataset
+    plan: Plan
+    run: Run
+    evaluation: Evaluation
+
+    @property
+    def source(self) -> str:
+        """Name of the data file without its folder."""
+        return Path(self.dataset.info.source).name or self.dataset.info.source
+
+    @property
+    def title(self) -> str:
+        """What is classified, and where it comes from."""
+        return f"{self.dataset.info.label_column} in {self.source}"
+
+    @property
+    def accuracy(self) -> Interval:
+        """The headline figure."""
+        return self.evaluation.metrics["accuracy"]
+
+    @property
+    def macro(self) -> str:
+        """Which macro average a ranking score is: with two labels there is none."""
+        names = self.evaluation.label_names
+        binary = len(names) == 2  # noqa: PLR2004 - two classes have one positive label
+        return f"positive label: {names[-1]}" if binary else "one label against the rest, mean of the labels"
+
+    # --- judgement ---
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """One sentence per baseline, the strongest baseline first."""
+        ordered = sorted(self.evaluation.baselines, key=lambda baseline: -baseline.metrics["accuracy"].value)
+        return [_verdict(self.accuracy, baseline) for baseline in ordered]
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader should keep in mind before trusting the headline."""
+        return [text for text in (self._split_caution(), self._size_caution(), self._zero_caution(), self._baseline_caution()) if text]
+
+    def _split_caution(self) -> str:
+        words = {"validation": "the validation split, which also chose the checkpoint", "train": "the rows it was trained on"}
+        used = words.get(self.evaluation.split)
+        return f"These scores are on {used}: they flatter the classifier." if used else ""
+
+    def _size_caution(self) -> str:
+        if self.evaluation.rows >= FEW_ROWS:
+            return ""
+        return f"Only {wording.rows(self.evaluation.rows)} were scored: read the intervals, not the single figures."
+
+    def _zero_caution(self) -> str:
+        """With no mistake every resample is perfect, so the bootstrap cannot show doubt."""
+        rows = self.evaluation.rows
+        if self.accuracy.value < 1:
+            return ""
+        ceiling = 1 - 0.05 ** (1 / rows)
+        return f"No mistake in {wording.rows(rows)} does not mean none: the true error may be up to {wording.percent(ceiling)}."
+
+    def _baseline_caution(self) -> str:
+        return "" if self.evaluation.baselines else "No baseline was scored, so nothing says whether a cheaper method does as well."
+
+    @property
+    def weak_spots(self) -> list[str]:
+        """Where the classifier fails, each claim only where its interval carries it."""
+        return [text for text in (self._weak_class(), self._weak_pair(), self._weak_length(), self._sure_and_wrong()) if text]
+
+    def _weak_class(self) -> str:
+        present = [scores for scores in self.evaluation.classes if scores.support]
+        if len(present) < 2:  # noqa: PLR2004 - one label alone cannot be the weaker one
+            return ""
+        worst, best = (pick(present, key=_recall) for pick in (min, max))
+        if worst.recall.high >= best.recall.low:
+            return f"No label stands out: recall is {wording.percent(worst.recall.value)} to {wording.percent(best.recall.value)}."
+        found, share = wording.percent(worst.recall.value), wording.percent_range(worst.recall)
+        return f"Weakest label: “{worst.label}”. {found} of its {wording.rows(worst.support)} are found ({share})."
+
+    def _weak_pair(self) -> str:
+        pairs = self.confusions
+        if not pairs:
+            return ""
+        first = pairs[0]
+        return f"Most frequent confusion: “{first.label}” taken for “{first.predicted}”, {wording.rows(first.rows)}."
+
+    def _weak_length(self) -> str:
+        slices = self.evaluation.by_length
+        if len(slices) < 2:  # noqa: PLR2004 - one slice alone cannot be the weaker one
+            return ""
+        worst = min(slices, key=lambda part: part.accuracy.value)
+        if worst.accuracy.high >= self.accuracy.value:
+            return "No text length stands out."
+        found = f"{wording.percent(worst.accuracy.value)} right ({wording.percent_range(worst.accuracy)})"
+        return f"Hardest length: {worst.name} tokens, {found}, {wording.rows(worst.rows)}."
+
+    def _sure_and_wrong(self) -> str:
+        if not self.evaluation.mistakes:
+            return "It made no mistake on these rows."
+        return f"It can be sure and wrong: its most confident mistake had {wording.percent(self.evaluation.mistakes[0].probability)}."
+
+    @property
+    def confusions(self) -> list[Confusion]:
+        """The most frequent pairs of label and wrong prediction."""
+        names, matrix = self.evaluation.label_names, self.evaluation.confusion
+        pairs = [
+            Confusion(names[i], names[j], rows, rows / sum(matrix[i]))
+            for i in range(len(names))
+            for j, rows in enumerate(matrix[i])
+            if i != j and rows
+        ]
+        return sorted(pairs, key=lambda pair: -pair.rows)[:CONFUSIONS]
+
+    @property
+    def matrix_fits(self) -> bool:
+        """Whether the confusion matrix is small enough to be read as a table."""
+        return len(self.evaluation.label_names) <= MATRIX_CLASSES
+
+    # --- data ---
+
+    @property
+    def balance(self) -> list[tuple[str, list[tuple[int, float]]]]:
+        """Each label with its rows and its share in each split."""
+        counts = self.dataset.info.split_counts
+        totals = {name: max(1, sum(column)) for name, column in counts.items()}
+        return [
+            (label, [(column[index], column[index] / totals[name]) for name, column in counts.items()])
+            for index, label in enumerate(self.dataset.label_names)
+        ]
+
+    @property
+    def length_cut(self) -> int | None:
+        """Tokens after which this run cuts a text."""
+        lengths = self.dataset.info.token_lengths
+        return self.plan.settings.text.max_length or (lengths.max_length if lengths else None)
+
+    @property
+    def quantiles(self) -> list[tuple[str, int]]:
+        """Share of the texts, and the tokens that so many do not exceed."""
+        lengths = self.dataset.info.token_lengths
+        if lengths is None:
+            return []
+        names = {0: "shortest", 50: "median", 100: "longest"}
+        return [(names.get(share, f"{share}{wording.NBSP}%"), tokens) for share, tokens in zip(QUANTILES, lengths.quantiles, strict=True)]
+
+    # --- plan and cost ---
+
+    @property
+    def plan_groups(self) -> dict[str, list[Setting]]:
+        """The whole plan by section; settings without a section come first, under ``general``."""
+        groups: dict[str, list[Setting]] = {}
+        for name, value in settings.flatten(self.plan.settings).items():
+            section = name.partition(".")[0] if "." in name else "general"
+            reason = self.plan.reasons.get(name, "default of the setting")
+            groups.setdefault(section, []).append(Setting(name, wording.setting(value), reason))
+        return groups
+
+    @property
+    def measured(self) -> list[Measured]:
+        """What the plan predicted beside what the run took."""
+        estimate, run = self.plan.estimate, self.run
+        return [
+            _measured("Training time", estimate.train_seconds, run.seconds, wording.duration),
+            _measured("Scoring time", estimate.evaluate_seconds, self.evaluation.seconds, wording.duration),
+            _measured("Peak memory", estimate.memory_gb, run.peak_memory_gb, wording.gigabytes),
+            _measured("Optimiser steps", estimate.steps, run.steps, wording.count),
+            _measured("Trained parameters", estimate.trainable_parameters, run.trainable_parameters, wording.count),
+        ]
+
+    @property
+    def summary(self) -> list[tuple[str, str]]:
+        """The run in a dozen lines."""
+        run = self.run
+        return [
+            ("Base model", run.base_model),
+            ("Architecture", run.architecture),
+            ("Recipe", f"{run.recipe}, seed {run.seed}"),
+            ("Trained share", f"{run.trainable_share:.2%} ({run.trainable_parameters:,} of {run.total_parameters:,} parameters)".replace("%", f"{wording.NBSP}%")),
+            ("Epochs", f"{run.epochs:g} ({run.steps:,} steps{', stopped early' if run.stopped_early else ''})"),
+            ("Kept checkpoint", f"step {run.best_step:,}, {self._best()}"),
+            ("Final training loss", f"{run.final_training_loss:.4f} (mean of the whole training {run.mean_training_loss:.4f})"),
+            ("Training time", f"{wording.duration(run.seconds)} ({wording.duration(run.cpu_seconds)} of processor time)"),
+            ("Speed", f"{run.tokens_per_second:,.0f} tokens per second"),
+            ("Peak memory", wording.gigabytes(run.peak_memory_gb)),
+            ("Saved and reloaded", f"largest difference of a logit {run.reload_difference:.1e}"),
+        ]
+
+    def _best(self) -> str:
+        name = self.plan.settings.training.best_metric
+        shown = wording.percent(self.run.best_metric) if name != "loss" else f"{self.run.best_metric:.4f}"
+        return f"validation {name.replace('_', ' ')} {shown}"
+
+    @property
+    def machine(self) -> list[tuple[str, str]]:
+        """The machine that the plan was made for."""
+        machine = self.plan.machine
+        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine.rates.items())
+        gpu = f"{machine.gpu} ({machine.gpu_memory_gb or 0:.0f}{wording.NBSP}GB)" if machine.gpu else "none"
+        return [
+            ("Processor", f"{machine.processor}, {machine.cores} cores"),
+            ("Memory", wording.gigabytes(machine.memory_gb)),
+            ("GPU", gpu),
+            ("Measured GFLOP/s", rates or "not measured"),
+            ("Platform", machine.platform),
+        ]
+
+    @property
+    def fingerprints(self) -> list[tuple[str, str]]:
+        """What identifies the data, the plan and the weights."""
+        return [
+            ("Data", self.dataset.fingerprint),
+            ("Plan", self.run.plan_fingerprint),
+            ("Classifier", self.evaluation.run_fingerprint),
+        ]
+
+    def history(self, key: str) -> tuple[list[float], list[float]]:
+        """Return steps and finite values of one entry of the training history."""
+        found = [(entry["step"], entry[key]) for entry in self.run.history if _has(entry, key)]
+        return [step for step, _ in found], [value for _, value in found]
+
+
+def _has(entry: Mapping[str, Any], key: str) -> bool:
+    return "step" in entry and isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
+
+
+def _recall(scores: ClassScores) -> float:
+    return scores.recall.value
+
+
+def _measured(what: str, predicted: float, measured: float, write: Any) -> Measured:
+    return Measured(what, write(predicted), write(measured), wording.times(measured, predicted))
+
+
+def _verdict(accuracy: Interval, baseline: Baseline) -> Verdict:
+    """Compare row by row where that was done, else by whether the two intervals overlap."""
+    theirs = baseline.metrics["accuracy"]
+    gain = baseline.advantage or Interval(accuracy.value - theirs.value, accuracy.low - theirs.high, accuracy.high - theirs.low)
+    difference = f"{wording.points(gain.value)} points of accuracy, 95{wording.NBSP}% interval {wording.points(gain.low)} to {wording.points(gain.high)}"
+    if gain.low > 0:
+        return Verdict("good", f"Clearly better than {baseline.name}: {difference}.")
+    if gain.high < 0:
+        return Verdict("bad", f"Clearly worse than {baseline.name}: {difference}. The cheaper method serves better here.")
+    return Verdict("unclear", f"Not clearly better than {baseline.name}: {difference}, which includes zero.")

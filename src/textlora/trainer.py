@@ -1,0 +1,272 @@
+"""Trainer, thinly subclassed: micro-batches inside a step, sealed checkpoints, watchful callbacks.
+
+A training batch is the samples of one optimiser step. ``training_step`` walks over its
+micro-batches and adds up their gradients, so that the optimiser's path does not depend on how
+the samples were cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainerCallback
+
+from textlora import checkpoints, encoder
+from textlora.batching import micro_batches
+from textlora.errors import TrainingError
+from textlora.tokenization import TokenIds
+
+KEPT_CHECKPOINTS = 2
+
+
+class Sample(TypedDict):
+    """One tokenized training text."""
+
+    ids: TokenIds
+    label: int
+
+
+class Samples(torch.utils.data.Dataset[Sample]):
+    """Tokenized texts with their labels."""
+
+    def __init__(self, ids: Sequence[TokenIds], labels: Sequence[int]) -> None:
+        self.ids = ids
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"ids": self.ids[index], "label": self.labels[index]}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Samples of one step to tensors.
+
+    Attributes:
+        pad_id: fills short texts.
+        limit: longest text in tokens.
+        budget: tokens per micro-batch; 0 gives one plain batch as Trainer expects it.
+        fixed: pad everything to ``limit``.
+    """
+
+    pad_id: int
+    limit: int
+    budget: int
+    fixed: bool
+
+    def __call__(self, samples: list[Sample]) -> dict[str, Any]:
+        """Return ``labels`` (B,) and the inputs, or ``micro_batches`` of both with their rows."""
+        if self.budget == 0:
+            return self._tensors(samples)
+        lengths = [len(sample["ids"]) for sample in samples]
+        batches = [
+            {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)}
+            for rows in micro_batches(lengths, self.budget, limit=self.limit)
+        ]
+        return {"labels": torch.tensor([sample["label"] for sample in samples]), "micro_batches": batches}
+
+    def _tensors(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        inputs = encoder.pad([sample["ids"] for sample in samples], self.pad_id, limit=self.limit, fixed=self.fixed)
+        return {"labels": torch.tensor([sample["label"] for sample in samples]), **inputs}
+
+
+class SealedTrainer(Trainer):
+    """Trainer that seals its checkpoints and stops at a loss that is not a number."""
+
+    make_seal: Callable[[], checkpoints.Seal]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Take one forward and backward pass; see ``Trainer.training_step``."""
+        return self._finite(super().training_step(model, inputs, num_items_in_batch))
+
+    def _finite(self, loss: torch.Tensor) -> torch.Tensor:
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"The training loss became {loss.item()} at step {self.state.global_step + 1}; training stopped at once.",
+                hint="Try a lower --set training.learning_rate, or --set compute.precision=fp32. "
+                "Checkpoints from before are whole.",
+            )
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Adapter and head only; Trainer would add a pickle of its arguments.
+        if self.args.should_save:
+            encoder.save_adapter(self.model, Path(output_dir or self.args.output_dir))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            root = Path(self.args.output_dir)
+            checkpoints.seal(root / f"{checkpoints.PREFIX}{self.state.global_step}", self.make_seal())
+            # Trainer's own rotation would delete the last whole one before this one is sealed.
+            checkpoints.rotate(root, keep=KEPT_CHECKPOINTS, best=self.state.best_model_checkpoint)
+
+
+class MicroBatchTrainer(SealedTrainer):
+    """Trainer whose step walks over micro-batches cut by a token budget."""
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Add up the gradients of the step's micro-batches; return the mean loss per sample."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        samples = len(inputs["labels"])
+        batches = inputs["micro_batches"]
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(batches, start=1):
+            # Several processes exchange gradients once a step, after the last micro-batch.
+            last = number == len(batches)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = _summed_loss(model, batch)[0] / samples
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return self._finite(total)
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return mean loss, logits (B, C) and labels (B,), in the order of the samples."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        total = torch.zeros((), device=labels.device)
+        parts, rows = [], []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for batch in inputs["micro_batches"]:
+                loss, logits = _summed_loss(model, batch)
+                total += loss
+                parts.append(logits)
+                rows.append(batch["rows"])
+        back = torch.argsort(torch.cat(rows))
+        mean = total / len(labels)
+        return (mean, None, None) if prediction_loss_only else (mean, torch.cat(parts)[back], labels)
+
+
+def _summed_loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+    return cross_entropy(logits, batch["labels"], reduction="sum"), logits
+
+
+class MovementCheck(TrainerCallback):
+    """After the first steps: what should train has moved, and what is frozen has not.
+
+    B starts at zero, so A's gradient is zero in the very first step: A is checked after the
+    second step that had a learning rate above zero, everything else after the first.
+    """
+
+    def __init__(self) -> None:
+        self._start: dict[str, torch.Tensor] = {}
+        self._frozen: dict[str, int] = {}
+        self._rate = 0.0
+        self._steps = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Remember all weights: the trained ones whole, the frozen ones by a checksum."""
+        self._start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        self._frozen = {name: _checksum(p) for name, p in model.named_parameters() if not p.requires_grad}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Remember the learning rate of this step."""
+        self._rate = optimizer.param_groups[0]["lr"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
+        """Check once after the first and once after the second effective step."""
+        if not self._start or self._rate == 0 or getattr(optimizer, "step_was_skipped", False):
+            return
+        self._steps += 1
+        self._check(model, first=self._steps == 1)
+        if self._steps > 1:
+            self._start = {}
+
+    def _check(self, model: Any, *, first: bool) -> None:
+        now = dict(model.named_parameters())
+        idle = [name for name, old in self._start.items() if not (first and "lora_A" in name) and torch.equal(old, now[name])]
+        moved = [name for name, old in self._frozen.items() if _checksum(now[name]) != old]
+        problems = [f"did not train: {name}" for name in idle] + [f"changed though frozen: {name}" for name in moved]
+        if problems:
+            raise TrainingError("The wrong weights moved in the first steps of training:", problems=problems[:20])
+
+
+def _checksum(parameter: torch.Tensor) -> int:
+    raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return zlib.crc32(memoryview(raw.numpy()))
+
+
+class Recorder(TrainerCallback):
+    """Hands every log entry and every step on to plain functions."""
+
+    def __init__(self, on_entry: Callable[[dict[str, float]], None], on_step: Callable[[int, int, str], None]) -> None:
+        self._on_entry = on_entry
+        self._on_step = on_step
+        self._loss = ""
+        self._score = ""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Pass the entry on with its step and epoch; Trainer's closing summary is left out."""
+        entry = dict(logs or {})
+        if "train_runtime" in entry:
+            return
+        if "loss" in entry:
+            self._loss = f"loss {entry['loss']:.3f}"
+        if "eval_accuracy" in entry:
+            self._score = f"validation accuracy {entry['eval_accuracy']:.4f}"
+        numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
+        self._on_entry({"step": state.global_step, **numbers})
+        self._report(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report the step."""
+        self._report(state)
+
+    def _report(self, state: Any) -> None:
+        note = ", ".join(part for part in (self._loss, self._score) if part)
+        self._on_step(state.global_step, state.max_steps, note)
+
+
+class StopRequest(TrainerCallback):
+    """Saves and stops at the end of the step once ``requested`` is set (by a signal handler)."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask Trainer for a checkpoint and the end."""
+        if self.signal is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Clock:
+    """Wall and processor time, over resumed parts as well."""
+
+    def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
+        self._start = time.monotonic() - seconds
+        self._cpu_start = time.process_time() - cpu_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Wall time in seconds."""
+        return time.monotonic() - self._start
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of all threads in seconds."""
+        return time.process_time() - self._cpu_start
+
+
+def scores_from(logits: np.ndarray, labels: np.ndarray, score: Callable[..., dict[str, float]]) -> dict[str, float]:
+    """Turn logits (N, C) into validation scores, without the loss, which Trainer has."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = score(labels, shifted / shifted.sum(axis=1, keepdims=True))
+    return {name: value for name, value in scores.items() if name != "loss"}

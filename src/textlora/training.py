@@ -1,0 +1,440 @@
+"""``train``: plan + data set to a run, through Trainer, PEFT and accelerate."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
+from textlora import checkpoints, encoder, hardware, metrics, models, planning, storage
+from textlora.classifier import Classifier, make_bundle, reload_difference
+from textlora.encoder import EncoderSpec
+from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError
+from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
+from textlora.trainer import (
+    Clock,
+    Collator,
+    MicroBatchTrainer,
+    MovementCheck,
+    Recorder,
+    Samples,
+    SealedTrainer,
+    StopRequest,
+    scores_from,
+)
+from textlora.types import Dataset, Plan, Run
+
+# progress(stage, done, total, note)
+Progress = Callable[[str, int, int, str], None]
+LOG_ENTRIES = 50
+# Texts compared after the reload: the longest and the first of the validation split.
+RELOAD_TEXTS = 8
+# The fresh process repeats the same arithmetic; on a GPU kernels may be chosen differently.
+RELOAD_TOLERANCE = {"cpu": 1e-6, "mps": 1e-3, "cuda": 2e-2}
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn", "pyarrow")
+
+
+def train(
+    plan: Plan,
+    dataset: Dataset,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Run:
+    """Fine-tune the plan's base model on the training split.
+
+    Args:
+        plan: resolved settings, made for this data set.
+        dataset: prepared data; the test split is not looked at.
+        folder: where adapter, checkpoints and ``run.json`` go; the data set's folder by default.
+        resume: go on from the newest whole checkpoint of this plan and data.
+        progress: called with stage, steps done, steps in all and a short note.
+        command: the command line that reproduces the run, for the report.
+
+    Raises:
+        UsageError: the plan belongs to other data, or there is nothing to resume.
+        TrainingError: a loss that is not a number, wrong weights moved, or the saved classifier
+            does not answer as the trained one.
+        Interrupted: Ctrl-C or SIGTERM; the state was saved.
+    """
+    planning.check_plan(plan, dataset)
+    job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent)
+    start = job.checkpoint_to_resume() if resume else job.fresh_start()
+    with _free_of_parallel_tokenizers():
+        trained = _fit(job, start)
+    difference = _save(job, trained)
+    run = _describe(job, trained, difference, command)
+    storage.write_noun(job.folder / storage.RUN, run)
+    return run
+
+
+def load_run(folder: Path) -> Run:
+    """Read ``run.json`` of a run folder.
+
+    Raises:
+        UsageError: there is none, or it is of another version.
+    """
+    return storage.read_noun(folder / storage.RUN, Run, made_by="train")
+
+
+def _silent(stage: str, done: int, total: int, note: str) -> None:
+    return None
+
+
+class _Job:
+    """One training: its inputs, its folder, and what is derived from them."""
+
+    def __init__(self, plan: Plan, dataset: Dataset, folder: Path, progress: Progress) -> None:
+        self.plan = plan
+        self.dataset = dataset
+        self.folder = folder
+        self.progress = progress
+        self.settings = plan.settings
+        self.base = models.base_info(self.settings.model.base_model, _hub_revision(plan))
+        self.plan_fingerprint = planning.plan_fingerprint(plan)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / storage.CHECKPOINTS
+
+    @property
+    def history(self) -> Path:
+        return self.folder / storage.HISTORY
+
+    def has_checkpoint(self) -> bool:
+        return self.newest() is not None
+
+    def newest(self) -> checkpoints.Checkpoint | None:
+        return checkpoints.newest(self.checkpoints, plan=self.plan_fingerprint, dataset=self.dataset.fingerprint)
+
+    def checkpoint_to_resume(self) -> checkpoints.Checkpoint:
+        found = self.newest()
+        if found is None:
+            raise UsageError(
+                f"{self.checkpoints} holds no whole checkpoint of this plan and data.",
+                hint=f"Start from the beginning: textlora train {self.folder}",
+            )
+        return found
+
+    def fresh_start(self) -> None:
+        checkpoints.clear(self.checkpoints)
+        (self.folder / storage.RUN).unlink(missing_ok=True)
+        storage.write_text(self.history, "")
+
+    def spec(self) -> EncoderSpec:
+        compute = self.settings.compute
+        assert self.base.folder is not None
+        return EncoderSpec(
+            folder=self.base.folder,
+            label_names=self.dataset.label_names,
+            precision=compute.precision or "fp32",
+            attention=compute.attention or "eager",
+            trunk_dropout=self.settings.training.trunk_dropout,
+        )
+
+    def tokenizer(self) -> TextTokenizer:
+        text = self.settings.text
+        assert self.base.folder is not None
+        assert text.max_length is not None
+        policy = LengthPolicy(text.policy, text.max_length, text.head_tokens)
+        return TextTokenizer.load(self.base.folder, policy, base_model=self.base.name)
+
+
+class _Trained:
+    """What a finished training leaves in memory."""
+
+    def __init__(self, trainer: SealedTrainer, tokenizer: TextTokenizer, history: list[dict[str, float]], clock: Clock) -> None:
+        self.trainer = trainer
+        self.tokenizer = tokenizer
+        self.history = history
+        self.clock = clock
+        self.mean_loss = 0.0
+        self.tokens = 0
+
+
+def _hub_revision(plan: Plan) -> str | None:
+    revision = plan.settings.model.revision
+    return None if revision in ("local", "embedded") else revision
+
+
+def has_checkpoint(plan: Plan, dataset: Dataset, folder: Path) -> bool:
+    """Return whether a training of this plan and data can be resumed in ``folder``."""
+    return _Job(plan, dataset, folder, _silent).has_checkpoint()
+
+
+@contextmanager
+def _free_of_parallel_tokenizers() -> Iterator[None]:
+    """Keep tokenizers from warning about forks of worker processes."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("TOKENIZERS_PARALLELISM", None)
+
+
+def _fit(job: _Job, start: checkpoints.Checkpoint | None) -> _Trained:
+    tokenizer = job.tokenizer()
+    train, validation = (_tokenize(job, tokenizer, name) for name in ("train", "validation"))
+    torch.manual_seed(job.settings.seed)
+    model = encoder.build_model(job.spec(), job.settings.lora, seed=job.settings.seed)
+    clock = Clock(start.seal.seconds, start.seal.cpu_seconds) if start else Clock()
+    history = _history_until(job.history, start.step) if start else []
+    trainer = _make_trainer(job, model, _Data(tokenizer, train, validation))
+    trainer.make_seal = lambda: checkpoints.Seal(job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds)
+    stop = StopRequest()
+    trainer.add_callback(stop)
+    trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
+    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoints):
+        output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+    _raise_if_stopped(stop, job)
+    trained = _Trained(trainer, tokenizer, history, clock)
+    trained.mean_loss = _mean_loss(history, fallback=output.training_loss)
+    trained.tokens = int(train.lengths.sum() * trainer.state.epoch)
+    return trained
+
+
+def _steps(job: _Job) -> Callable[[int, int, str], None]:
+    return lambda done, total, note: job.progress("train", done, total, note)
+
+
+class _Data:
+    """Tokenized splits and how to cut them."""
+
+    def __init__(self, tokenizer: TextTokenizer, train: Tokenized, validation: Tokenized) -> None:
+        self.tokenizer = tokenizer
+        self.train = train
+        self.validation = validation
+
+
+def _tokenize(job: _Job, tokenizer: TextTokenizer, name: str) -> Tokenized:
+    split = job.dataset.splits()[name]
+    return tokenizer.encode(split.texts, progress=lambda done, total: job.progress(f"tokenize {name}", done, total, ""))
+
+
+def _make_trainer(job: _Job, model: Any, data: _Data) -> SealedTrainer:
+    settings = job.settings
+    budget = settings.compute.tokens_per_micro_batch or 0
+    collator = Collator(
+        pad_id=data.tokenizer.pad_id,
+        limit=data.tokenizer.max_length,
+        budget=budget,
+        fixed=settings.text.padding == "max_length",
+    )
+    trainer = (MicroBatchTrainer if budget else SealedTrainer)(
+        model=model,
+        args=_arguments(job, steps_per_epoch=math.ceil(len(data.train.ids) / settings.training.batch_size)),
+        train_dataset=Samples(data.train.ids, job.dataset.train.labels),
+        eval_dataset=Samples(data.validation.ids, job.dataset.validation.labels),
+        data_collator=collator,
+        compute_metrics=lambda result: scores_from(result.predictions, result.label_ids, metrics.validation_scores),
+        callbacks=[MovementCheck(), *_early_stopping(settings.training.early_stopping_patience)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def _early_stopping(patience: int) -> list[Any]:
+    from transformers import EarlyStoppingCallback
+
+    return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
+
+
+def _arguments(job: _Job, *, steps_per_epoch: int) -> TrainingArguments:
+    training = job.settings.training
+    device = job.settings.compute.device
+    every = max(1, steps_per_epoch // training.evaluations_per_epoch)
+    by_epoch = training.evaluations_per_epoch == 1
+    total = math.ceil(steps_per_epoch * training.epochs)
+    arguments = TrainingArguments(
+        output_dir=str(job.checkpoints),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=_per_process(training.batch_size),
+        per_device_eval_batch_size=training.eval_batch_size,
+        learning_rate=training.learning_rate,
+        # A whole number of steps from 1 on, a share of all steps below.
+        warmup_steps=training.warmup_steps if training.warmup_steps < 1 else int(training.warmup_steps),
+        weight_decay=training.weight_decay,
+        lr_scheduler_type=training.lr_scheduler_type,
+        max_grad_norm=training.max_grad_norm,
+        seed=job.settings.seed,
+        data_seed=job.settings.seed,
+        eval_strategy="epoch" if by_epoch else "steps",
+        save_strategy="epoch" if by_epoch else "steps",
+        eval_steps=None if by_epoch else every,
+        save_steps=every,
+        save_total_limit=None,
+        logging_steps=max(1, total // LOG_ENTRIES),
+        logging_nan_inf_filter=False,
+        load_best_model_at_end=True,
+        metric_for_best_model={"loss": "eval_loss", "accuracy": "eval_accuracy", "f1_macro": "eval_f1_macro"}[training.best_metric],
+        greater_is_better=training.best_metric != "loss",
+        report_to=list(job.settings.tracking) or "none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=device == "cpu",
+        fp16=device == "cuda" and job.settings.compute.precision == "fp16",
+        dataloader_pin_memory=device == "cuda",
+        disable_tqdm=True,
+    )
+    # Several visible GPUs without a launcher would silently switch to DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _per_process(batch_size: int) -> int:
+    return max(1, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+
+
+@contextmanager
+def _stopping_at_signals(stop: StopRequest) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM finish the step and save; the second one acts at once."""
+    before: dict[int, Any] = {}
+
+    def request(number: int, _: FrameType | None) -> None:
+        stop.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, request)
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        pass
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _raise_if_stopped(stop: StopRequest, job: _Job) -> None:
+    if stop.signal is None:
+        return
+    name = signal.Signals(stop.signal).name
+    raise Interrupted(
+        f"Stopped by {name}; the state of training is saved in {job.checkpoints}.",
+        hint=f"Go on with: textlora train {job.folder} --resume",
+        exit_code=128 + stop.signal,
+    )
+
+
+def _record(path: Path, history: list[dict[str, float]], entry: dict[str, float]) -> None:
+    history.append(entry)
+    with storage.disk_errors(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(entry) + "\n")
+
+
+def _history_until(path: Path, step: int) -> list[dict[str, float]]:
+    """Return the entries up to ``step`` and cut the file to them."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # a line cut short by a kill
+            continue
+        if entry["step"] <= step:
+            entries.append(entry)
+    storage.write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+    return entries
+
+
+def _losses(history: list[dict[str, float]]) -> list[tuple[float, float]]:
+    """Return (steps covered, mean loss over them) of each training entry."""
+    covered: list[tuple[float, float]] = []
+    before = 0.0
+    for entry in history:
+        if "loss" in entry:
+            covered.append((entry["step"] - before, entry["loss"]))
+            before = entry["step"]
+    return covered
+
+
+def _weighted(parts: list[tuple[float, float]], *, fallback: float) -> float:
+    steps = sum(weight for weight, _ in parts)
+    return sum(weight * loss for weight, loss in parts) / steps if steps else fallback
+
+
+def _mean_loss(history: list[dict[str, float]], *, fallback: float) -> float:
+    return _weighted(_losses(history), fallback=fallback)
+
+
+def _final_loss(history: list[dict[str, float]], *, fallback: float) -> float:
+    """Return the mean training loss over the last tenth of the steps, at least one entry."""
+    parts = _losses(history)
+    last = max(1, len(parts) // 10)
+    return _weighted(parts[-last:], fallback=fallback)
+
+
+def _save(job: _Job, trained: _Trained) -> float:
+    """Save the bundle, load it in a fresh process, and return the largest difference of logits."""
+    bundle = make_bundle(job.plan, job.base, job.dataset.label_names)
+    classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
+    adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
+    job.progress("check reload", 0, 1, "")
+    difference = reload_difference(classifier, adapter, _reload_texts(job.dataset))
+    tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
+    if not difference <= tolerance:
+        raise TrainingError(
+            f"The saved classifier differs from the trained one after a reload: logits by {difference:.2g}, allowed {tolerance:g}.",
+            hint="Please report this with the base model's name; the checkpoints are kept.",
+        )
+    job.progress("check reload", 1, 1, f"difference {difference:.1g}")
+    return difference
+
+
+def _reload_texts(dataset: Dataset) -> list[str]:
+    texts = dataset.validation.texts
+    longest = sorted(texts, key=len)[-RELOAD_TEXTS // 2 :]
+    return [*texts[: RELOAD_TEXTS // 2], *longest]
+
+
+def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> Run:
+    state = trained.trainer.state
+    total, trainable = encoder.parameter_counts(trained.trainer.model)
+    seconds = trained.clock.seconds
+    return Run(
+        folder=job.folder,
+        base_model=job.base.name,
+        architecture=type(trained.trainer.model.get_base_model()).__name__,
+        recipe=job.plan.recipe,
+        seed=job.settings.seed,
+        label_names=job.dataset.label_names,
+        history=tuple(trained.history),
+        epochs=float(state.epoch or 0.0),
+        steps=state.global_step,
+        best_step=state.best_global_step or state.global_step,
+        best_metric=float(state.best_metric if state.best_metric is not None else math.nan),
+        final_training_loss=_final_loss(trained.history, fallback=trained.mean_loss),
+        mean_training_loss=trained.mean_loss,
+        total_parameters=total,
+        trainable_parameters=trainable,
+        seconds=seconds,
+        cpu_seconds=trained.clock.cpu_seconds,
+        peak_memory_gb=hardware.peak_memory_gb(),
+        tokens_per_second=trained.tokens / seconds,
+        reload_difference=difference,
+        stopped_early=state.global_step < state.max_steps,
+        versions={"python": platform.python_version(), "textlora": version("textlora"), **{name: version(name) for name in LIBRARIES}},
+        dataset_fingerprint=job.dataset.fingerprint,
+        plan_fingerprint=job.plan_fingerprint,
+        command=command,
+    )
+
+
+__all__ = ["Progress", "ResourceError", "has_checkpoint", "load_run", "train"]
