@@ -19,7 +19,7 @@ from textlora.batching import micro_batches
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.tokenization import LengthPolicy, TextTokenizer
-from textlora.types import Bundle, Plan, Prediction
+from textlora.types import Bundle, Dataset, Plan, Prediction
 
 BUNDLE = "textlora.json"
 Progress = Callable[[int, int], None]
@@ -145,6 +145,8 @@ class Classifier:
         target = Path(folder)
         storage.make_folder(target.parent)
         with storage.atomic_folder(target) as temporary:
+            # PEFT noted the cache path of this machine; others need the name.
+            self.model.peft_config["default"].base_model_name_or_path = self.bundle.base_model
             encoder.save_adapter(self.model, temporary)
             self.tokenizer.save(temporary)
             storage.write_noun(temporary / BUNDLE, self.bundle)
@@ -208,7 +210,7 @@ def _check_base(base: Path, bundle: Bundle) -> None:
         )
 
 
-def make_bundle(plan: Plan, base: models.BaseInfo, label_names: tuple[str, ...]) -> Bundle:
+def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset) -> Bundle:
     """Collect what must travel with the weights."""
     settings = plan.settings
     assert base.folder is not None
@@ -217,14 +219,15 @@ def make_bundle(plan: Plan, base: models.BaseInfo, label_names: tuple[str, ...])
         base_model=base.name if base.revision != "local" else str(base.folder.resolve()),
         revision=base.revision,
         base_fingerprint=base_fingerprint(base.folder),
-        label_names=label_names,
-        task="single_label",
+        label_names=dataset.label_names,
+        task=dataset.task,
         policy=settings.text.policy,
         max_length=settings.text.max_length,
         head_tokens=settings.text.head_tokens,
         precision=settings.compute.precision or "fp32",
         attention=settings.compute.attention or "eager",
         textlora_version=__version__,
+        text_column=dataset.info.text_column,
     )
 
 

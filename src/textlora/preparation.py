@@ -20,7 +20,7 @@ import numpy as np
 from textlora import checks, storage
 from textlora.errors import DataError, UsageError, did_you_mean
 from textlora.readers import BadRow, Columns, Row, Table, find_columns, open_table, read_frame
-from textlora.settings import DataSettings, Settings
+from textlora.settings import DataSettings, Settings, build
 from textlora.types import SPLIT_NAMES, Dataset, DatasetInfo, Finding, RowCounts, Split, TokenLengths
 
 Progress = Callable[[str, int, int | None], None]
@@ -35,18 +35,7 @@ HISTOGRAM_BIN = 32
 _BATCH = 1_024
 _SHOWN_PLACES = 5
 _MAIN: Origin = ""
-_STRUCTURAL = frozenset(
-    (
-        "too few cells",
-        "too many cells",
-        "unclosed quote",
-        "stray quote",
-        "nul byte",
-        "oversized line",
-        "not JSON",
-        "not a JSON object",
-    )
-)
+_SHOWN_PROBLEMS = 10
 
 
 class TokenCounter(Protocol):
@@ -132,10 +121,13 @@ class _Ledger:
         return Counter(item.reason for item in self.rejected)
 
     def places(self, items: Sequence[_Rejected] | Sequence[_Entry]) -> str:
-        """Return ``line 3, 7, test line 2 and 5 more``."""
-        shown = [f"{self.units[item.origin]} {item.line}" for item in items[:_SHOWN_PLACES]]
+        """Return ``lines 3, 7; test line 2 and 5 more``."""
+        shown: dict[str, list[str]] = defaultdict(list)
+        for item in items[:_SHOWN_PLACES]:
+            shown[self.units[item.origin]].append(str(item.line))
+        parts = [f"{unit}{'s' if len(lines) > 1 else ''} {', '.join(lines)}" for unit, lines in shown.items()]
         more = f" and {len(items) - _SHOWN_PLACES:,} more" if len(items) > _SHOWN_PLACES else ""
-        return ", ".join(shown) + more
+        return "; ".join(parts) + more
 
     def summary(self) -> list[str]:
         """Return one line per reason, for an error that stops everything."""
@@ -241,10 +233,9 @@ def is_current(  # noqa: PLR0913 - the arguments of prepare()
     if frames or not (Path(folder) / storage.DATASET).exists():
         return False
     try:
-        info = load_dataset(folder).info
-    except UsageError:
+        return dict(load_dataset(folder).info.options) == _options(request)
+    except (UsageError, OSError):
         return False
-    return dict(info.options) == _options(request)
 
 
 def _silent(stage: str, done: int, total: int | None) -> None:
@@ -261,7 +252,7 @@ def _request(  # noqa: PLR0913, PLR0917 - the arguments of prepare()
     settings: Settings | None,
 ) -> _Request:
     used: dict[Origin, Any] = {origin: item for origin, item in given.items() if item is not None}
-    return _Request(source, text, label, _label_option(labels), used, encoding, settings or Settings())
+    return _Request(source, text, label, _label_option(labels), used, encoding, settings or build({}))
 
 
 def _label_option(labels: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -383,6 +374,10 @@ def _sample(entries: list[_Entry], settings: Settings, ledger: _Ledger) -> list[
     main = [entry for entry in entries if not entry.origin]
     size = round(settings.data.sample * len(main))
     # pandas draws with numpy's old generator; the order of the file is kept.
+    if not size:
+        raise DataError(
+            f"A sample of {settings.data.sample:g} of {len(main):,} rows is empty.", hint="Draw more with --sample."
+        )
     drawn = set(np.random.RandomState(settings.seed).choice(len(main), size=size, replace=False).tolist())
     ledger.unsampled = len(main) - size
     ledger.note(
@@ -446,7 +441,7 @@ def _known_spelling(counts: Mapping[str, int], labels: tuple[str, ...] | None, l
         ledger.note(
             "label_spelling",
             "warning",
-            f"The label {label!r} ({counts[label]:,} rows) was read as {name!r}.",
+            f"The label {label!r} was read as {name!r}: {counts[label]:,} of the rows.",
             counts[label],
         )
     return {label: changed.get(label, label) for label in counts}
@@ -549,24 +544,21 @@ def _check_classes(entries: Sequence[_Entry], names: Sequence[str], request: _Re
         raise DataError(
             f"No row of {_name(request.source)} is left.", problems=ledger.summary(), hint="Look at the reasons above."
         )
-    problems = [_short_label(name, found, needed, ledger) for name, found in short.items()]
+    problems = [_short_label(name, found, ledger) for name, found in short.items()]
+    more = [f"{len(problems) - _SHOWN_PROBLEMS:,} more labels"] if len(problems) > _SHOWN_PROBLEMS else []
     raise DataError(
-        f"Every label needs at least {needed} different texts, one for each split to be made, and some in {_name(request.source)} have fewer:",
-        problems=[
-            *problems[:10],
-            *([f"{len(problems) - 10:,} more labels"] if len(problems) > 10 else []),
-            *ledger.summary(),
-        ],  # noqa: PLR2004
-        hint="Add rows, correct the label, or name the labels to use: --labels A,B sets all other rows aside.",
+        f"Every label needs at least {needed} different texts, one for each split to be made; in {_name(request.source)} some have fewer:",
+        problems=[*problems[:_SHOWN_PROBLEMS], *more, *ledger.summary()],
+        hint="Add rows or correct the label; --labels A,B uses these labels only and sets all other rows aside.",
     )
 
 
-def _short_label(name: str, found: Sequence[_Entry], needed: int, ledger: _Ledger) -> str:
+def _short_label(name: str, found: Sequence[_Entry], ledger: _Ledger) -> str:
     if not found:
         return f"the label {name!r} has no row left"
     if len(found) == 1:
-        return f"the label {name!r} is seen only once ({ledger.places(found)})"
-    return f"the label {name!r} has {len(found)} rows ({ledger.places(found)}), {needed} are needed"
+        return f"the label {name!r} has one text only ({ledger.places(found)})"
+    return f"the label {name!r} has {len(found)} texts ({ledger.places(found)})"
 
 
 def _check_given(entries: Sequence[_Entry], names: Sequence[str], request: _Request, ledger: _Ledger) -> None:
@@ -672,13 +664,12 @@ def _describe(
     )
 
 
-_WORDS = {
-    "duplicate": "repeat the text and label of an earlier row; the first was kept",
-    "conflicting labels": "share their text with a row of another label; none of them was kept",
-    "also in the test file": "were removed because their text is in the test file",
-    "also in the validation file": "were removed because their text is in the validation file",
+_DETAILS = {
+    "duplicate": ", the first of each kept",
+    "conflicting labels": ", all rows of a text that has several labels",
+    "also in the test file": ", the test file itself is kept whole",
+    "also in the validation file": ", the validation file itself is kept",
 }
-_KINDS = {"also in the test file": "overlap", "also in the validation file": "overlap"}
 
 
 def _note_rejected(ledger: _Ledger) -> None:
@@ -687,34 +678,44 @@ def _note_rejected(ledger: _Ledger) -> None:
     for item in ledger.rejected:
         groups[item.reason].append(item)
     for reason, items in groups.items():
-        kind = (
-            "label_typo" if reason.startswith("label looks") else _KINDS.get(reason, reason.replace(" ", "_").lower())
-        )
-        words = _WORDS.get(reason, f"were set aside: {reason}")
-        message = f"{len(items):,} rows {words} ({ledger.places(items)})."
-        if kind == "label_typo":
-            message = f"{len(items):,} rows were set aside: the label {items[0].label!r} looks like a typo of {reason.rpartition(' of ')[2]} ({ledger.places(items)})."
-        ledger.note(kind, "info" if reason == "duplicate" else "warning", message, len(items))
+        rows = f"{len(items):,} row{'s' if len(items) > 1 else ''}"
+        detail = _DETAILS.get(reason, "") or _label_detail(reason, items)
+        message = f"{reason[0].upper()}{reason[1:]}: {rows} set aside{detail} ({ledger.places(items)})."
+        ledger.note(_kind(reason), "info" if reason == "duplicate" else "warning", message, len(items))
+
+
+def _kind(reason: str) -> str:
+    if reason.startswith("also in"):
+        return "overlap"
+    return "label_typo" if reason.startswith("label looks") else reason.replace(" ", "_").lower()
+
+
+def _label_detail(reason: str, items: Sequence[_Rejected]) -> str:
+    if reason != "unknown label" and not reason.startswith("label looks"):
+        return ""
+    labels = [repr(label) for label, _ in Counter(item.label for item in items).most_common(_SHOWN_PLACES)]
+    return f", label{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
 
 
 def _options(request: _Request) -> dict[str, Option]:
-    """Return all that decides the result, and the content of the files."""
-    data = request.settings.data.model_dump()
-    files: dict[str, Any] = {
-        "source": request.source,
-        **{origin: request.given.get(origin) for origin in ("validation", "test")},
-    }  # type: ignore[call-overload]
+    """Return all that decides the result, the content of the files among it."""
     options: dict[str, Option] = {
         "text": request.text,
         "label": request.label,
         "labels": request.labels,
         "encoding": request.encoding,
+        "seed": request.settings.seed,
     }
+    files = {"source": request.source, "validation": request.given.get("validation"), "test": request.given.get("test")}
     for name, item in files.items():
-        path = None if item is None or _is_frame(item) else Path(item)
-        options[name] = "DataFrame" if _is_frame(item) else None if path is None else str(path)
-        options[f"{name}_sha256"] = None if path is None else storage.file_fingerprint(path)
-    return options | {"seed": request.settings.seed} | {f"data.{name}": value for name, value in data.items()}
+        options[name], options[f"{name}_sha256"] = _file_options(item)
+    return options | {f"data.{name}": value for name, value in request.settings.data.model_dump().items()}
+
+
+def _file_options(item: Any) -> tuple[str | None, str | None]:
+    if item is None or _is_frame(item):
+        return None if item is None else "DataFrame", None
+    return str(item), storage.file_fingerprint(Path(item))
 
 
 def _fingerprint(names: Sequence[str], splits: Mapping[str, Split]) -> str:
@@ -756,7 +757,7 @@ def _token_lengths(counts: np.ndarray[Any, np.dtype[np.int64]], counter: TokenCo
         mean=float(counts.mean()),
         mean_cut=float(cut.mean()),
         rows_cut=int((counts > counter.max_length).sum()),
-        tokens_cut_share=float(1 - cut.sum() / counts.sum()),
+        tokens_cut_share=float(1 - cut.sum() / max(1, counts.sum())),
         histogram=tuple(int(value) for value in histogram),
     )
 
@@ -806,7 +807,7 @@ def _write_quarantine(path: Path, rejected: Iterable[_Rejected]) -> None:
     with storage.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("line", "row", "reason", "text", "label", "raw"))
-        for item in rejected:
+        for item in sorted(rejected, key=lambda item: (item.origin, item.line)):
             writer.writerow((item.line, item.row, item.reason, *map(_safe_cell, (item.text, item.label, item.raw))))
 
 

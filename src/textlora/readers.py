@@ -28,8 +28,8 @@ Confidence = Literal["sure", "likely", "guess"]
 Format = Literal["csv", "jsonl", "parquet", "frame"]
 
 DELIMITERS = (",", ";", "\t", "|")
-RECORD_LIMIT = 1 << 26
-"""Characters of one record; longer ones are never put together."""
+RECORD_LIMIT = 1 << 24
+"""Characters of one record; longer ones count as broken and are never put together."""
 RAW_LIMIT = 2_000
 """Characters of a broken record that are kept for the user to see."""
 SAMPLE_ROWS = 1_000
@@ -280,7 +280,7 @@ def _encoding_option(encoding: str | None) -> str | None:
     if encoding is None:
         return None
     try:
-        b"".decode(encoding)
+        b"ab".decode(encoding, errors="replace")
     except LookupError as error:
         known = ["utf-8", "utf-16", "latin-1", "cp1252", "iso-8859-15", "shift-jis", "gb18030", "koi8-r"]
         raise UsageError(
@@ -325,12 +325,12 @@ def _decoded(text: _Text) -> Iterator[str]:
 def _encoding_error(text: _Text, error: UnicodeDecodeError, offset: int, line: int) -> DataError:
     name = text.codec.upper()
     message = f"{text.path} is not {name}: byte 0x{error.object[error.start]:02x} at offset {offset} (line {line}) cannot be read."
-    if text.chosen:
+    if text.chosen or text.skip:
         return DataError(message, hint="Name the encoding the file was saved with: --encoding NAME.")
-    return DataError(
-        message,
-        hint="If you know how the file was saved, say it: --encoding latin-1, or --encoding cp1252 for files from Windows.",
+    hint = (
+        "If you know how the file was saved, say it: --encoding latin-1, or --encoding cp1252 for files from Windows."
     )
+    return DataError(message, hint=hint)
 
 
 def _lines(pieces: Iterable[str], newline: str) -> Iterator[str]:
@@ -540,9 +540,11 @@ def _find_delimiter(source: _Text) -> tuple[str, Confidence]:
     # Ties go to the earlier one in DELIMITERS.
     best = max(DELIMITERS, key=lambda delimiter: shares[delimiter])
     rivals = [delimiter for delimiter in DELIMITERS if delimiter != best and shares[delimiter] >= _FAIR_SHARE]
-    if shares[best] < _FAIR_SHARE or rivals:
+    if rivals or not shares[best]:
         return best, "guess"
-    return best, "sure" if shares[best] >= _GOOD_SHARE else "likely"
+    if shares[best] >= _GOOD_SHARE:
+        return best, "sure"
+    return best, "likely" if shares[best] >= _FAIR_SHARE or sum(map(bool, shares.values())) == 1 else "guess"
 
 
 def _even_share(source: _Text, delimiter: str) -> float:

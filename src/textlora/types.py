@@ -292,6 +292,8 @@ class Bundle:
     precision: str
     attention: str
     textlora_version: str
+    text_column: str = ""
+    """Name of the text column in the training file, the first guess for files to score."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from textlora.types import Interval
+
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 40
 COLOURS = 6
@@ -184,3 +186,43 @@ def unit_axis(label: str) -> Axis:
 def styles(count: int) -> list[str]:
     """Return a colour class for each series; many series share one quiet colour."""
     return [f"s{place + 1}" for place in range(count)] if count <= COLOURS else ["many"] * count
+
+
+# --- intervals as HTML: they keep their text size on a phone ---------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """An interval on a shared scale; places in percent of its width."""
+
+    name: str
+    note: str
+    interval: Interval
+    left: float
+    span: float
+    dot: float
+
+
+@dataclass(frozen=True, slots=True)
+class Whiskers:
+    """Several intervals under one scale; ``ticks`` are texts with their places in percent."""
+
+    rows: tuple[Whisker, ...]
+    ticks: tuple[tuple[str, float], ...]
+
+
+def whiskers(entries: Sequence[tuple[str, str, Interval]]) -> Whiskers:
+    """Lay shares (name, note, interval) on one scale that just holds them all."""
+    ends = [end for _, _, interval in entries for end in (interval.low, interval.high)]
+    axis = Axis.over("", ends)
+    low, high = max(0.0, axis.low), min(1.0, axis.high)
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    rows = tuple(
+        Whisker(name, note, one, place(one.low), round(place(one.high) - place(one.low), 2), place(one.value))
+        for name, note, one in entries
+    )
+    ticks = [tick for tick in axis.ticks if low - 1e-9 <= tick <= high + 1e-9]
+    return Whiskers(rows, tuple((hundredths(round(tick, 6)), place(tick)) for tick in ticks))

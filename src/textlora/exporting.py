@@ -1,0 +1,79 @@
+"""``export``: the trained classifier in other tools' formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from textlora import encoder, models, storage
+from textlora.classifier import BUNDLE, find_bundle
+from textlora.encoder import EncoderSpec
+from textlora.errors import TrainingError, UsageError, did_you_mean
+from textlora.tokenization import LengthPolicy, TextTokenizer
+from textlora.types import Bundle
+
+FORMATS = ("hf",)
+# fp32 rounding of W + B A against W x + B (A x).
+TOLERANCE = 1e-3
+PROBE = ("A quiet, moving film.", "Two hours I will not get back, though the music was fine.", "no " * 400)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A written export.
+
+    Attributes:
+        folder: where it lies.
+        format: one of ``FORMATS``.
+        difference: largest difference of logits between the export and the adapter, both fp32.
+    """
+
+    folder: Path
+    format: str
+    difference: float
+
+
+def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported:
+    """Merge the adapters into the base model and write an ordinary Hugging Face folder.
+
+    The folder loads in ``pipeline("text-classification", folder)`` without PEFT or textlora.
+    Pass ``truncation=True`` to the pipeline: it keeps the head of long texts, whatever policy the
+    classifier was trained with.
+
+    Args:
+        folder: a run folder or a bundle.
+        to: the format.
+        out: target folder; ``export/hf`` in the run folder by default.
+
+    Raises:
+        UsageError: unknown format, or no classifier in ``folder``.
+        TrainingError: the merged model's logits differ from the adapter's.
+    """
+    if to not in FORMATS:
+        raise UsageError(f"There is no export format {to!r}.{did_you_mean(to, FORMATS)}", hint=f"Formats: {', '.join(FORMATS)}.")
+    path = find_bundle(folder)
+    bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
+    revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
+    spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names)
+    policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
+    tokenizer = TextTokenizer.load(path, policy, base_model=bundle.base_model)
+    reference = _logits(encoder.load_adapter(spec, path), tokenizer)
+    merged = encoder.merged_model(spec, path)
+    difference = float((reference - _logits(merged, tokenizer)).abs().max())
+    if not difference <= TOLERANCE:
+        raise TrainingError(f"The merged model differs from the adapter: logits by {difference:.2g}, allowed {TOLERANCE:g}.")
+    target = out or folder / storage.EXPORT / to
+    storage.make_folder(target.parent)
+    with storage.atomic_folder(target) as temporary:
+        merged.save_pretrained(temporary)
+        tokenizer.tokenizer.model_max_length = bundle.max_length
+        tokenizer.save(temporary)
+    return Exported(target, to, difference)
+
+
+def _logits(model: torch.nn.Module, tokenizer: TextTokenizer) -> torch.Tensor:
+    inputs = encoder.pad(tokenizer.encode(PROBE).ids, tokenizer.pad_id, limit=tokenizer.max_length)
+    with torch.inference_mode():
+        return model.eval()(**inputs).logits
