@@ -9,6 +9,7 @@ import html
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from html.entities import html5
 from typing import Any
 
 from textlora.types import Finding, TokenLengths
@@ -23,6 +24,8 @@ _NEGATING = ("un", "in", "im", "ir", "il", "dis", "non", "non-", "not ", "not_",
 _SLIP_LENGTHS = (4, 7)
 """Characters from which a label may have one slip, and two."""
 _SHOWN = 10
+_MEDIAN = 3
+"""Place of the 50 percent quantile in ``TokenLengths.quantiles``."""
 
 LOPSIDED = 4.0
 """Largest over smallest class from which the balance is a warning."""
@@ -74,14 +77,19 @@ def clean_text(text: str, *, markup: bool = True) -> str:
         markup: turn HTML entities into characters and HTML line breaks into spaces.
     """
     if markup:
-        text = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
+        text = _ENTITY.sub(lambda match: _character(match.group()), text)
         text = _LINE_BREAK.sub(" ", text)
     return " ".join(replace_surrogates(text).split())
 
 
+def _character(entity: str) -> str:
+    """Return what a whole entity stands for; ``html.unescape`` would read ``&nothing;`` as ``¬hing;``."""
+    return html.unescape(entity) if entity[1] == "#" else html5.get(entity[1:], entity)
+
+
 def has_markup(text: str) -> bool:
     """Return whether ``clean_text`` finds HTML line breaks or entities in the text."""
-    return bool(_LINE_BREAK.search(text) or any(html.unescape(found) != found for found in _ENTITY.findall(text)))
+    return bool(_LINE_BREAK.search(text) or any(_character(found) != found for found in _ENTITY.findall(text)))
 
 
 # -- labels --------------------------------------------------------------------------------------
@@ -174,7 +182,7 @@ def balance_finding(names: Sequence[str], counts: Sequence[int]) -> Finding:
 
 def length_finding(lengths: TokenLengths, rows: int) -> Finding:
     """Describe how many texts are longer than the encoder takes and how much text the cut removes."""
-    spread = f"Half of the texts have at most {lengths.quantiles[4]} tokens, the longest {lengths.quantiles[-1]}"
+    spread = f"Half of the texts have at most {lengths.quantiles[_MEDIAN]} tokens, the longest {lengths.quantiles[-1]}"
     if not lengths.rows_cut:
         return Finding("length", "info", f"{spread}; all fit into {lengths.max_length}.", 0)
     message = (

@@ -81,7 +81,9 @@ class Classifier:
     def fingerprint(self) -> str:
         """SHA-256 over the trained weights and the bundle."""
         state = {name: value for name, value in self.model.named_parameters() if _is_ours(name)}
-        weights = [part for name in sorted(state) for part in (name, state[name].detach().float().cpu().numpy().tobytes())]
+        weights = [
+            part for name in sorted(state) for part in (name, state[name].detach().float().cpu().numpy().tobytes())
+        ]
         return storage.fingerprint([repr(self.bundle), *weights])
 
     def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
@@ -190,10 +192,17 @@ def find_bundle(folder: Path) -> Path:
         if (candidate / BUNDLE).exists():
             return candidate
     if not folder.exists():
-        raise UsageError(f"There is no folder {folder}.", hint="Give the run folder that `textlora fit` or `textlora train` made.")
+        raise UsageError(
+            f"There is no folder {folder}.", hint="Give the run folder that `textlora fit` or `textlora train` made."
+        )
     if (folder / storage.DATASET).exists():
-        raise UsageError(f"{folder} has data but no trained classifier yet.", hint=f"Run `textlora train {folder}` first.")
-    raise UsageError(f"{folder} holds no classifier of textlora.", hint="Give the run folder that `textlora fit` or `textlora train` made.")
+        raise UsageError(
+            f"{folder} has data but no trained classifier yet.", hint=f"Run `textlora train {folder}` first."
+        )
+    raise UsageError(
+        f"{folder} holds no classifier of textlora.",
+        hint="Give the run folder that `textlora fit` or `textlora train` made.",
+    )
 
 
 def base_fingerprint(folder: Path) -> str:
@@ -213,8 +222,6 @@ def _check_base(base: Path, bundle: Bundle) -> None:
 def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset) -> Bundle:
     """Collect what must travel with the weights."""
     settings = plan.settings
-    assert base.folder is not None
-    assert settings.text.max_length is not None
     return Bundle(
         base_model=base.name if base.revision != "local" else str(base.folder.resolve()),
         revision=base.revision,
@@ -222,7 +229,7 @@ def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset) -> Bundle:
         label_names=dataset.label_names,
         task=dataset.task,
         policy=settings.text.policy,
-        max_length=settings.text.max_length,
+        max_length=settings.text.max_length or base.max_length,
         head_tokens=settings.text.head_tokens,
         precision=settings.compute.precision or "fp32",
         attention=settings.compute.attention or "eager",
@@ -231,7 +238,9 @@ def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset) -> Bundle:
     )
 
 
-RELOAD = "import sys; from textlora.classifier import answer_reload; answer_reload(sys.argv[1], sys.argv[2], sys.argv[3])"
+RELOAD = (
+    "import sys; from textlora.classifier import answer_reload; answer_reload(sys.argv[1], sys.argv[2], sys.argv[3])"
+)
 
 
 def answer_reload(folder: str, request: str, device: str) -> None:
@@ -252,7 +261,10 @@ def reload_difference(classifier: Classifier, folder: Path, texts: Sequence[str]
         request.write_text(json.dumps(list(texts)), encoding="utf-8")
         device = classifier.model.device.type
         done = subprocess.run(
-            [sys.executable, "-c", RELOAD, str(folder), str(request), device], capture_output=True, text=True, check=False
+            [sys.executable, "-c", RELOAD, str(folder), str(request), device],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

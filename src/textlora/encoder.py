@@ -181,9 +181,15 @@ def _check_targets(model: nn.Module, wanted: Sequence[str], fresh: tuple[str, ..
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear) and not inside.fullmatch(path)
     }
-    problems = [f"there is no linear layer {name!r}.{did_you_mean(name, linears)}" for name in wanted if name not in linears]
+    problems = [
+        f"there is no linear layer {name!r}.{did_you_mean(name, linears)}" for name in wanted if name not in linears
+    ]
     if problems or not wanted:
-        raise UsageError("Cannot place the adapters (lora.target_modules):", problems=problems, hint=f"Linear layers of this encoder: {', '.join(sorted(linears))}.")
+        raise UsageError(
+            "Cannot place the adapters (lora.target_modules):",
+            problems=problems,
+            hint=f"Linear layers of this encoder: {', '.join(sorted(linears))}.",
+        )
     return list(wanted)
 
 
@@ -211,7 +217,9 @@ def match_head_inputs(model: nn.Module) -> None:
 
 
 def _to_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(item.float() if isinstance(item, torch.Tensor) and item.is_floating_point() else item for item in inputs)
+    return tuple(
+        item.float() if isinstance(item, torch.Tensor) and item.is_floating_point() else item for item in inputs
+    )
 
 
 def narrow_adapters(model: nn.Module) -> None:
@@ -229,7 +237,9 @@ def narrow_adapters(model: nn.Module) -> None:
             module.forward = partial(_adapted_linear, module, module.forward)
 
 
-def _adapted_linear(module: Any, original: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _adapted_linear(
+    module: Any, original: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
     """Return W x + b + (alpha / r) B A x for x of (…, in)."""
     active = module.active_adapters
     if module.disable_adapters or module.merged or len(active) != 1 or args or kwargs:
@@ -257,7 +267,10 @@ def load_adapter(spec: EncoderSpec, adapter: Path, *, trainable: bool = False) -
         with quiet_libraries():
             peft_model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except Exception as error:  # PEFT and safetensors raise many kinds for a damaged file
-        raise ResourceError(f"The adapter in {adapter} cannot be loaded: {str(error).splitlines()[0]}", hint="Restore the folder, or train again.") from error
+        raise ResourceError(
+            f"The adapter in {adapter} cannot be loaded: {str(error).splitlines()[0]}",
+            hint="Restore the folder, or train again.",
+        ) from error
     return _ready(peft_model)
 
 
@@ -292,7 +305,5 @@ def pad(ids: Sequence[TokenIds], pad_id: int, *, limit: int, fixed: bool = False
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """Return all parameters of the classifier (adapters included, copies not) and the trained ones."""
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    unused = sum(
-        parameter.numel() for name, parameter in model.named_parameters() if ".original_module." in name
-    )
+    unused = sum(parameter.numel() for name, parameter in model.named_parameters() if ".original_module." in name)
     return sum(parameter.numel() for parameter in model.parameters()) - unused, trainable

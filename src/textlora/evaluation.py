@@ -172,7 +172,7 @@ def _check_data(run_folder: Path, dataset: Dataset) -> None:
 
 
 def _load(run_folder: Path) -> Scorer:
-    from textlora.classifier import Classifier  # noqa: PLC0415 - brings torch
+    from textlora.classifier import Classifier
 
     scorer: Scorer = Classifier.from_pretrained(run_folder)
     return scorer
@@ -250,8 +250,8 @@ def _mistake(judged: _Judged, row: int) -> Mistake:
 
 def _write_predictions(path: Path, judged: _Judged) -> None:
     """Write one row per scored text, in the order of the split."""
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     names = np.asarray(judged.label_names, dtype=object)
     columns: dict[str, Any] = {
@@ -321,7 +321,7 @@ def _chosen(matrix: Any, vectorizer: Any, dataset: Dataset) -> tuple[Any, str]:
 
 def _vectorized(texts: Sequence[str]) -> tuple[Any, Any]:
     """Fit on terms that occur in two texts or more; in tiny data on all terms."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - slow to import
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
     for least in (2, 1):
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=least)
@@ -333,6 +333,6 @@ def _vectorized(texts: Sequence[str]) -> tuple[Any, Any]:
 
 
 def _logistic(matrix: Any, labels: Sequence[int], strength: float) -> Any:
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - slow to import
+    from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=strength, max_iter=1000).fit(matrix, labels)

@@ -52,7 +52,9 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
         TrainingError: the merged model's logits differ from the adapter's.
     """
     if to not in FORMATS:
-        raise UsageError(f"There is no export format {to!r}.{did_you_mean(to, FORMATS)}", hint=f"Formats: {', '.join(FORMATS)}.")
+        raise UsageError(
+            f"There is no export format {to!r}.{did_you_mean(to, FORMATS)}", hint=f"Formats: {', '.join(FORMATS)}."
+        )
     path = find_bundle(folder)
     bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
     revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
@@ -63,7 +65,9 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     merged = encoder.merged_model(spec, path)
     difference = float((reference - _logits(merged, tokenizer)).abs().max())
     if not difference <= TOLERANCE:
-        raise TrainingError(f"The merged model differs from the adapter: logits by {difference:.2g}, allowed {TOLERANCE:g}.")
+        raise TrainingError(
+            f"The merged model differs from the adapter: logits by {difference:.2g}, allowed {TOLERANCE:g}."
+        )
     target = out or folder / storage.EXPORT / to
     storage.make_folder(target.parent)
     with storage.atomic_folder(target) as temporary:

@@ -48,7 +48,7 @@ class BaseInfo:
     max_length: int
     linear_names: tuple[str, ...]
     parameters: int
-    folder: Path | None
+    folder: Path
 
 
 def model_folder(base_model: str, revision: str | None = None) -> tuple[Path, str]:
@@ -69,7 +69,10 @@ def model_folder(base_model: str, revision: str | None = None) -> tuple[Path, st
         check_folder(folder)
         return folder, "local"
     if folder.is_absolute() or base_model.startswith((".", "~")) or base_model.count("/") > 1:
-        raise UsageError(f"There is no folder {base_model}.", hint="Give a hub id, the folder of an encoder, or --base-model embedded.")
+        raise UsageError(
+            f"There is no folder {base_model}.",
+            hint="Give a hub id, the folder of an encoder, or --base-model embedded.",
+        )
     snapshot = _download(base_model, revision)
     check_folder(snapshot)
     return snapshot, snapshot.name
@@ -85,11 +88,18 @@ def _download(base_model: str, revision: str | None) -> Path:
     except errors.HFValidationError as error:
         raise UsageError(f"{base_model!r} is neither a folder nor a hub id.", hint=embedded_hint) from error
     except errors.GatedRepoError as error:
-        raise ResourceError(f"{base_model} is gated on the hub: log in with an account that has access (`hf auth login`).", hint=embedded_hint) from error
+        raise ResourceError(
+            f"{base_model} is gated on the hub: log in with an account that has access (`hf auth login`).",
+            hint=embedded_hint,
+        ) from error
     except errors.RevisionNotFoundError as error:
-        raise ResourceError(f"{base_model} has no revision {revision!r} on the hub.", hint="Check the branch, tag or commit.") from error
+        raise ResourceError(
+            f"{base_model} has no revision {revision!r} on the hub.", hint="Check the branch, tag or commit."
+        ) from error
     except errors.RepositoryNotFoundError as error:
-        raise ResourceError(f"There is no model {base_model!r} on the hub (or it is private).", hint=embedded_hint) from error
+        raise ResourceError(
+            f"There is no model {base_model!r} on the hub (or it is private).", hint=embedded_hint
+        ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
         raise ResourceError(
             f"The base model {base_model!r} is not in the local cache, and the hub cannot be reached.",
@@ -103,7 +113,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         UsageError: all problems together.
     """
-    problems = []
+    problems: list[str] = []
     config = _json(folder / "config.json", problems)
     if "auto_map" in config:
         problems.append("config.json asks to run code of its own (auto_map), which textlora never does.")
@@ -113,9 +123,17 @@ def check_folder(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         named = set(_json(index, problems).get("weight_map", {}).values())
-        problems += [f"{index.name} names {name!r}, which is not in the folder." for name in sorted(named) if name not in {file.name for file in weights}]
+        problems += [
+            f"{index.name} names {name!r}, which is not in the folder."
+            for name in sorted(named)
+            if name not in {file.name for file in weights}
+        ]
     if problems:
-        raise UsageError(f"Cannot use {folder} as a base model:", problems=problems, hint="Give the folder of a Hugging Face encoder, or --base-model embedded.")
+        raise UsageError(
+            f"Cannot use {folder} as a base model:",
+            problems=problems,
+            hint="Give the folder of a Hugging Face encoder, or --base-model embedded.",
+        )
 
 
 def _json(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -151,7 +169,8 @@ def base_info(base_model: str, revision: str | None = None) -> BaseInfo:
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        intermediate=getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * config.hidden_size),
+        intermediate=getattr(config, "intermediate_size", None)
+        or getattr(config, "hidden_dim", 4 * config.hidden_size),
         vocabulary=config.vocab_size,
         max_length=position_limit(config),
         linear_names=linear_names(model),
@@ -175,7 +194,10 @@ def _empty_encoder(folder: Path, config: Any) -> Any:
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
-        raise UsageError(f"{folder} holds a {config.model_type} model, which cannot classify texts.", hint="Give an encoder such as distilbert-base-uncased.")
+        raise UsageError(
+            f"{folder} holds a {config.model_type} model, which cannot classify texts.",
+            hint="Give an encoder such as distilbert-base-uncased.",
+        )
     with torch.device("meta"):
         return AutoModel.from_config(config)
 

@@ -776,8 +776,8 @@ def _write(folder: Path, info: DatasetInfo, splits: Mapping[str, Split], ledger:
 
 
 def _write_split(path: Path, split: Split) -> None:
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     columns = {
         "id": pa.array(split.ids, pa.string()),
@@ -789,8 +789,8 @@ def _write_split(path: Path, split: Split) -> None:
 
 
 def _read_split(path: Path) -> Split:
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     if not path.exists():
         raise UsageError(f"{path} does not exist.", hint="`textlora prepare` writes it: run that first.")

@@ -208,7 +208,7 @@ def _xz_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:
-    import zstandard  # noqa: PLC0415 - needed for few files
+    import zstandard
 
     # Not stream_reader: it ends without a word where a frame is cut short.
     decompressor = zstandard.ZstdDecompressor()
@@ -629,8 +629,8 @@ def _parquet_table(path: Path) -> Table:
 
 
 def _parquet_file(path: Path) -> Any:
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(_seekable(path))
@@ -651,7 +651,7 @@ def _seekable(path: Path) -> Any:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row | BadRow]:
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
+    import pyarrow as pa
 
     number = 0
     with _parquet_file(path) as file:

@@ -113,7 +113,10 @@ def _text_column(table: Table, known: str, text: str | None) -> str:
 
 def _check_output(table: Table, out: Path, added: Sequence[str]) -> None:
     if out.suffix.lower() not in FORMATS:
-        raise UsageError(f"{out.name} ends in {out.suffix or 'nothing'!r}, expected one of {' '.join(FORMATS)}.", hint="The suffix of --out chooses the format.")
+        raise UsageError(
+            f"{out.name} ends in {out.suffix or 'nothing'!r}, expected one of {' '.join(FORMATS)}.",
+            hint="The suffix of --out chooses the format.",
+        )
     taken = [name for name in added if name in table.columns]
     if taken:
         raise UsageError(
@@ -217,7 +220,10 @@ def _array(pa: Any, name: str, column: list[Any], kind: Any) -> Any:
     try:
         return pa.array(column, type=kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"Column {name!r} holds values of several kinds, which Parquet cannot store: {error}", hint="Write to a .jsonl file instead.") from error
+        raise DataError(
+            f"Column {name!r} holds values of several kinds, which Parquet cannot store: {error}",
+            hint="Write to a .jsonl file instead.",
+        ) from error
 
 
 def _write_quarantine(out: Path, bad: Sequence[BadRow]) -> Path | None:

@@ -25,7 +25,9 @@ class Section(BaseModel):
 class DataSettings(Section):
     """How rows become splits."""
 
-    sample: float | None = Field(None, gt=0, le=1, description="Share of the rows to draw, as pandas' sample(frac=…) does.")
+    sample: float | None = Field(
+        None, gt=0, le=1, description="Share of the rows to draw, as pandas' sample(frac=…) does."
+    )
     validation_share: float = Field(0.1, gt=0, lt=0.5, description="Share of the rows for validation.")
     test_share: float = Field(0.1, gt=0, lt=0.5, description="Share of the rows for the test.")
     clean_html: bool = Field(True, description="Turn HTML line breaks into spaces and entities into characters.")
@@ -39,7 +41,9 @@ class ModelSettings(Section):
     """The pretrained encoder."""
 
     base_model: str = Field(
-        "distilbert-base-uncased", min_length=1, description="Hub id, local folder, or 'embedded' for the built-in MiniLM-L6."
+        "distilbert-base-uncased",
+        min_length=1,
+        description="Hub id, local folder, or 'embedded' for the built-in MiniLM-L6.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
 
@@ -50,7 +54,9 @@ class TextSettings(Section):
     policy: Literal["head", "tail", "head+tail"] = Field("head+tail", description="Which part of a long text is kept.")
     max_length: int | None = Field(None, ge=8, description="Tokens per text, special tokens included.")
     head_tokens: int = Field(128, ge=1, description="Tokens kept from the start under head+tail.")
-    padding: Literal["longest", "max_length"] = Field("longest", description="Pad to the longest of the micro-batch or to max_length.")
+    padding: Literal["longest", "max_length"] = Field(
+        "longest", description="Pad to the longest of the micro-batch or to max_length."
+    )
 
 
 class LoraSettings(Section):
@@ -59,7 +65,9 @@ class LoraSettings(Section):
     r: int = Field(16, ge=1, le=512, description="Rank.")
     lora_alpha: float = Field(32, gt=0, description="Scaling numerator: the update is scaled by lora_alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
-    target_modules: tuple[str, ...] | None = Field(None, description="Names of the adapted linear layers; automatic: all of them.")
+    target_modules: tuple[str, ...] | None = Field(
+        None, description="Names of the adapted linear layers; automatic: all of them."
+    )
 
 
 class TrainingSettings(Section):
@@ -71,11 +79,17 @@ class TrainingSettings(Section):
     eval_batch_size: int = Field(64, ge=1, description="Samples per evaluation step.")
     warmup_steps: float = Field(0.06, ge=0, description="Steps of warm-up; below 1 a share of all steps.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field("linear", description="Learning-rate schedule.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="Learning-rate schedule."
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm limit.")
     evaluations_per_epoch: int = Field(1, ge=1, le=100, description="Validations (and checkpoints) per epoch.")
-    early_stopping_patience: int = Field(0, ge=0, description="Stop after so many validations without gain; 0 is never.")
-    best_metric: Literal["loss", "accuracy", "f1_macro"] = Field("accuracy", description="Validation score that picks the best checkpoint.")
+    early_stopping_patience: int = Field(
+        0, ge=0, description="Stop after so many validations without gain; 0 is never."
+    )
+    best_metric: Literal["loss", "accuracy", "f1_macro"] = Field(
+        "accuracy", description="Validation score that picks the best checkpoint."
+    )
     trunk_dropout: bool = Field(False, description="Dropout inside the frozen encoder.")
 
 
@@ -83,7 +97,9 @@ class ComputeSettings(Section):
     """Arithmetic and memory."""
 
     device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="Where to compute.")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(None, description="Arithmetic of the frozen encoder; adapters and head are always fp32.")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="Arithmetic of the frozen encoder; adapters and head are always fp32."
+    )
     attention: Literal["eager", "sdpa"] | None = Field(None, description="Attention kernel.")
     tokens_per_micro_batch: int | None = Field(
         None, ge=0, description="Tokens per forward pass (padding counted); 0 turns micro-batching off."
@@ -93,7 +109,9 @@ class ComputeSettings(Section):
 class Settings(Section):
     """All settings of a plan."""
 
-    seed: int = Field(42, ge=0, lt=2**32, description="Seeds the sample, the splits, the head and the order of training.")
+    seed: int = Field(
+        42, ge=0, lt=2**32, description="Seeds the sample, the splits, the head and the order of training."
+    )
     tracking: tuple[str, ...] = Field((), description="Experiment trackers: tensorboard, wandb, mlflow, …")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -121,8 +139,7 @@ def describe(name: str) -> str:
     info = Settings.model_fields[head]
     if not tail:
         return info.description or ""
-    section = info.annotation
-    assert isinstance(section, type) and issubclass(section, Section)
+    section: type[Section] = getattr(Settings(), head).__class__
     return section.model_fields[tail].description or ""
 
 
@@ -170,7 +187,9 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             flat[name] = _typed(name, value)
     if problems:
         raise UsageError(
-            "Cannot use --set:", problems=problems, hint="`textlora plan --settings` lists every setting with its meaning."
+            "Cannot use --set:",
+            problems=problems,
+            hint="`textlora plan --settings` lists every setting with its meaning.",
         )
     return flat
 
@@ -214,7 +233,11 @@ def build(flat: Mapping[str, Any], *, where: str = "settings") -> Settings:
     except ValidationError as error:
         problems += [_problem(details) for details in error.errors()]
     if problems or settings is None:
-        raise UsageError(f"Wrong values in {where}:", problems=problems, hint="`textlora plan --settings` lists every setting with its meaning.")
+        raise UsageError(
+            f"Wrong values in {where}:",
+            problems=problems,
+            hint="`textlora plan --settings` lists every setting with its meaning.",
+        )
     return settings
 
 
@@ -252,10 +275,12 @@ def recipe(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     """
     names = recipe_names()
     if name not in names:
-        raise UsageError(f"There is no recipe {name!r}.{did_you_mean(name, names)}", hint=f"Recipes: {', '.join(names)}.")
+        raise UsageError(
+            f"There is no recipe {name!r}.{did_you_mean(name, names)}", hint=f"Recipes: {', '.join(names)}."
+        )
     text = (resources.files("textlora") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     document = tomllib.loads(text)
     overall = str(document.pop("reason"))
     reasons = document.pop("reasons", {})
     values = flatten_toml(document)
-    return values, {key: overall for key in values} | {key: str(value) for key, value in flatten_toml(reasons).items()}
+    return values, dict.fromkeys(values, overall) | {key: str(value) for key, value in flatten_toml(reasons).items()}

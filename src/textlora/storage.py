@@ -51,11 +51,16 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def _disk_error(path: Path, error: OSError) -> ResourceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"The disk is full: cannot write {path}.", hint="Free some space or choose another folder with --out, then run the same command again.")
+        return ResourceError(
+            f"The disk is full: cannot write {path}.",
+            hint="Free some space or choose another folder with --out, then run the same command again.",
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ResourceError(f"No permission to write {path}.", hint="Choose another folder with --out.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return ResourceError(f"{path} cannot be made: a file of that name is in the way.", hint="Choose another folder with --out.")
+        return ResourceError(
+            f"{path} cannot be made: a file of that name is in the way.", hint="Choose another folder with --out."
+        )
     return ResourceError(f"Cannot write {path}: {error.strerror or error}.", hint="Choose another folder with --out.")
 
 
@@ -88,7 +93,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with disk_errors(path):
             yield temporary
             _flush(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -121,8 +126,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 if file.is_file():
                     _flush(file)
             if folder.exists():
-                os.replace(folder, old)
-            os.replace(temporary, folder)
+                folder.replace(old)
+            temporary.replace(folder)
             _flush(folder.parent)
     finally:
         for leftover in (temporary, old):
@@ -161,7 +166,9 @@ def read_noun(path: Path, noun: type[Noun], *, made_by: str) -> Noun:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path} is damaged: {place}: {first['msg']}.", hint=f"Run `textlora {made_by}` again.") from error
+        raise UsageError(
+            f"{path} is damaged: {place}: {first['msg']}.", hint=f"Run `textlora {made_by}` again."
+        ) from error
 
 
 def _read_json(path: Path, made_by: str) -> Any:
@@ -185,7 +192,9 @@ def check_schema(path: Path, schema: object, noun: str) -> None:
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         hint = "Update textlora." if newer else "Make the run again with this version."
-        raise UsageError(f"{path} has schema version {version}; this textlora reads version {SCHEMA_VERSION}.", hint=hint)
+        raise UsageError(
+            f"{path} has schema version {version}; this textlora reads version {SCHEMA_VERSION}.", hint=hint
+        )
 
 
 def fingerprint(parts: Iterable[str | bytes]) -> str:

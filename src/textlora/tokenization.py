@@ -107,7 +107,10 @@ class TextTokenizer:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UsageError(f"Cannot load the tokenizer of {base_model}: {str(error).splitlines()[0]}") from error
         if not getattr(tokenizer, "is_fast", False):
-            raise UsageError(f"{base_model} has no fast tokenizer (tokenizer.json).", hint="Save one with AutoTokenizer.from_pretrained(…).save_pretrained(…).")
+            raise UsageError(
+                f"{base_model} has no fast tokenizer (tokenizer.json).",
+                hint="Save one with AutoTokenizer.from_pretrained(…).save_pretrained(…).",
+            )
         return cls(tokenizer, policy, base_model=base_model)
 
     @property

@@ -180,7 +180,9 @@ class MovementCheck(TrainerCallback):
         """Remember the learning rate of this step."""
         self._rate = optimizer.param_groups[0]["lr"]
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
         """Check once after the first and once after the second effective step."""
         if not self._start or self._rate == 0 or getattr(optimizer, "step_was_skipped", False):
             return
@@ -191,7 +193,11 @@ class MovementCheck(TrainerCallback):
 
     def _check(self, model: Any, *, first: bool) -> None:
         now = dict(model.named_parameters())
-        idle = [name for name, old in self._start.items() if not (first and "lora_A" in name) and torch.equal(old, now[name])]
+        idle = [
+            name
+            for name, old in self._start.items()
+            if not (first and "lora_A" in name) and torch.equal(old, now[name])
+        ]
         moved = [name for name, old in self._frozen.items() if _checksum(now[name]) != old]
         problems = [f"did not train: {name}" for name in idle] + [f"changed though frozen: {name}" for name in moved]
         if problems:

@@ -18,6 +18,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from textlora import checkpoints, encoder, hardware, metrics, models, planning, storage
+from textlora.checkpoints import Checkpoint, Seal
 from textlora.classifier import Classifier, make_bundle, reload_difference
 from textlora.encoder import EncoderSpec
 from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError
@@ -72,7 +73,9 @@ def train(
     """
     planning.check_plan(plan, dataset)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent)
-    start = job.checkpoint_to_resume() if resume else job.fresh_start()
+    start = job.checkpoint_to_resume() if resume else None
+    if start is None:
+        job.clear()
     with _free_of_parallel_tokenizers():
         trained = _fit(job, start)
     difference = _save(job, trained)
@@ -90,8 +93,8 @@ def load_run(folder: Path) -> Run:
     return storage.read_noun(folder / storage.RUN, Run, made_by="train")
 
 
-def _silent(stage: str, done: int, total: int, note: str) -> None:
-    return None
+def _silent(*_: object) -> None:
+    """Report nothing."""
 
 
 class _Job:
@@ -107,36 +110,32 @@ class _Job:
         self.plan_fingerprint = planning.plan_fingerprint(plan)
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoint_root(self) -> Path:
         return self.folder / storage.CHECKPOINTS
 
     @property
     def history(self) -> Path:
         return self.folder / storage.HISTORY
 
-    def has_checkpoint(self) -> bool:
-        return self.newest() is not None
+    def newest(self) -> Checkpoint | None:
+        return checkpoints.newest(self.checkpoint_root, plan=self.plan_fingerprint, dataset=self.dataset.fingerprint)
 
-    def newest(self) -> checkpoints.Checkpoint | None:
-        return checkpoints.newest(self.checkpoints, plan=self.plan_fingerprint, dataset=self.dataset.fingerprint)
-
-    def checkpoint_to_resume(self) -> checkpoints.Checkpoint:
+    def checkpoint_to_resume(self) -> Checkpoint:
         found = self.newest()
         if found is None:
             raise UsageError(
-                f"{self.checkpoints} holds no whole checkpoint of this plan and data.",
+                f"{self.checkpoint_root} holds no whole checkpoint of this plan and data.",
                 hint=f"Start from the beginning: textlora train {self.folder}",
             )
         return found
 
-    def fresh_start(self) -> None:
-        checkpoints.clear(self.checkpoints)
+    def clear(self) -> None:
+        checkpoints.clear(self.checkpoint_root)
         (self.folder / storage.RUN).unlink(missing_ok=True)
         storage.write_text(self.history, "")
 
     def spec(self) -> EncoderSpec:
         compute = self.settings.compute
-        assert self.base.folder is not None
         return EncoderSpec(
             folder=self.base.folder,
             label_names=self.dataset.label_names,
@@ -147,16 +146,16 @@ class _Job:
 
     def tokenizer(self) -> TextTokenizer:
         text = self.settings.text
-        assert self.base.folder is not None
-        assert text.max_length is not None
-        policy = LengthPolicy(text.policy, text.max_length, text.head_tokens)
+        policy = LengthPolicy(text.policy, text.max_length or self.base.max_length, text.head_tokens)
         return TextTokenizer.load(self.base.folder, policy, base_model=self.base.name)
 
 
 class _Trained:
     """What a finished training leaves in memory."""
 
-    def __init__(self, trainer: SealedTrainer, tokenizer: TextTokenizer, history: list[dict[str, float]], clock: Clock) -> None:
+    def __init__(
+        self, trainer: SealedTrainer, tokenizer: TextTokenizer, history: list[dict[str, float]], clock: Clock
+    ) -> None:
         self.trainer = trainer
         self.tokenizer = tokenizer
         self.history = history
@@ -172,7 +171,7 @@ def _hub_revision(plan: Plan) -> str | None:
 
 def has_checkpoint(plan: Plan, dataset: Dataset, folder: Path) -> bool:
     """Return whether a training of this plan and data can be resumed in ``folder``."""
-    return _Job(plan, dataset, folder, _silent).has_checkpoint()
+    return _Job(plan, dataset, folder, _silent).newest() is not None
 
 
 @contextmanager
@@ -187,7 +186,7 @@ def _free_of_parallel_tokenizers() -> Iterator[None]:
             os.environ.pop("TOKENIZERS_PARALLELISM", None)
 
 
-def _fit(job: _Job, start: checkpoints.Checkpoint | None) -> _Trained:
+def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     tokenizer = job.tokenizer()
     train, validation = (_tokenize(job, tokenizer, name) for name in ("train", "validation"))
     torch.manual_seed(job.settings.seed)
@@ -195,11 +194,13 @@ def _fit(job: _Job, start: checkpoints.Checkpoint | None) -> _Trained:
     clock = Clock(start.seal.seconds, start.seal.cpu_seconds) if start else Clock()
     history = _history_until(job.history, start.step) if start else []
     trainer = _make_trainer(job, model, _Data(tokenizer, train, validation))
-    trainer.make_seal = lambda: checkpoints.Seal(job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds)
+    trainer.make_seal = lambda: Seal(
+        job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds
+    )
     stop = StopRequest()
     trainer.add_callback(stop)
     trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
-    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoints):
+    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root):
         output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     _raise_if_stopped(stop, job)
     trained = _Trained(trainer, tokenizer, history, clock)
@@ -262,7 +263,7 @@ def _arguments(job: _Job, *, steps_per_epoch: int) -> TrainingArguments:
     by_epoch = training.evaluations_per_epoch == 1
     total = math.ceil(steps_per_epoch * training.epochs)
     arguments = TrainingArguments(
-        output_dir=str(job.checkpoints),
+        output_dir=str(job.checkpoint_root),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=_per_process(training.batch_size),
         per_device_eval_batch_size=training.eval_batch_size,
@@ -282,7 +283,9 @@ def _arguments(job: _Job, *, steps_per_epoch: int) -> TrainingArguments:
         logging_steps=max(1, total // LOG_ENTRIES),
         logging_nan_inf_filter=False,
         load_best_model_at_end=True,
-        metric_for_best_model={"loss": "eval_loss", "accuracy": "eval_accuracy", "f1_macro": "eval_f1_macro"}[training.best_metric],
+        metric_for_best_model={"loss": "eval_loss", "accuracy": "eval_accuracy", "f1_macro": "eval_f1_macro"}[
+            training.best_metric
+        ],
         greater_is_better=training.best_metric != "loss",
         report_to=list(job.settings.tracking) or "none",
         remove_unused_columns=False,
@@ -328,7 +331,7 @@ def _raise_if_stopped(stop: StopRequest, job: _Job) -> None:
         return
     name = signal.Signals(stop.signal).name
     raise Interrupted(
-        f"Stopped by {name}; the state of training is saved in {job.checkpoints}.",
+        f"Stopped by {name}; the state of training is saved in {job.checkpoint_root}.",
         hint=f"Go on with: textlora train {job.folder} --resume",
         exit_code=128 + stop.signal,
     )
@@ -430,7 +433,11 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
         tokens_per_second=trained.tokens / seconds,
         reload_difference=difference,
         stopped_early=state.global_step < state.max_steps,
-        versions={"python": platform.python_version(), "textlora": version("textlora"), **{name: version(name) for name in LIBRARIES}},
+        versions={
+            "python": platform.python_version(),
+            "textlora": version("textlora"),
+            **{name: version(name) for name in LIBRARIES},
+        },
         dataset_fingerprint=job.dataset.fingerprint,
         plan_fingerprint=job.plan_fingerprint,
         command=command,

@@ -134,7 +134,7 @@ class DatasetInfo:
     findings: tuple[Finding, ...]
     token_lengths: TokenLengths | None
     fingerprint: str
-    options: Mapping[str, str | int | float | bool | None | tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, str | int | float | bool | tuple[str, ...] | None] = field(default_factory=dict)
     """The options that ``prepare`` was called with, to repeat it."""
 
 

@@ -24,8 +24,8 @@ def report(folder: Path, *, dataset: Dataset, plan: Plan, run: Run, evaluation: 
         UsageError: plan, run or evaluation belong to other data.
         ResourceError: the folder cannot be written.
     """
-    from textlora.reporting import page  # noqa: PLC0415 - templates are loaded when they are needed
-    from textlora.reporting.facts import Facts  # noqa: PLC0415
+    from textlora.reporting import page
+    from textlora.reporting.facts import Facts
 
     _check_match(folder, dataset, plan, run, evaluation)
     facts = Facts(dataset, plan, run, evaluation)
@@ -42,7 +42,7 @@ def report(folder: Path, *, dataset: Dataset, plan: Plan, run: Run, evaluation: 
 
 def _check_match(folder: Path, dataset: Dataset, plan: Plan, run: Run, evaluation: Evaluation) -> None:
     """Refuse to tell one story from files of two."""
-    parts = {storage.PLAN: plan, storage.RUN: run, storage.EVALUATION: evaluation}
+    parts: dict[str, Plan | Run | Evaluation] = {storage.PLAN: plan, storage.RUN: run, storage.EVALUATION: evaluation}
     problems = [
         f"{folder / name} was made from other data than {dataset.folder / storage.DATASET} describes."
         for name, part in parts.items()
@@ -50,5 +50,7 @@ def _check_match(folder: Path, dataset: Dataset, plan: Plan, run: Run, evaluatio
     ]
     if problems:
         raise UsageError(
-            "These files do not belong together:", problems=problems, hint="Run the stages again in order: plan, train, evaluate, report."
+            "These files do not belong together:",
+            problems=problems,
+            hint="Run the stages again in order: plan, train, evaluate, report.",
         )

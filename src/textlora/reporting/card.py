@@ -8,6 +8,7 @@ from pathlib import Path
 from textlora.reporting.facts import Facts
 
 EMBEDDED_SOURCE = "sentence-transformers/all-MiniLM-L6-v2"
+FILE_ENDINGS = re.compile(r"(\.(csv|tsv|txt|json|jsonl|ndjson|parquet))?(\.(gz|xz|zst))?$", re.IGNORECASE)
 HUB_METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
     "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
@@ -29,6 +30,11 @@ def base_model(name: str) -> str | None:
     return name if is_id and not Path(name).is_dir() else None
 
 
+def public_name(name: str) -> str:
+    """Return how to name a base model to others: its hub id, else the folder's own name."""
+    return base_model(name) or Path(name).name
+
+
 def slug(text: str) -> str:
     """Return lower-case letters, digits and hyphens; ``dataset`` where nothing is left."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "dataset"
@@ -36,9 +42,9 @@ def slug(text: str) -> str:
 
 def front_matter(facts: Facts) -> str:
     """Return the YAML between the two ``---`` lines, without them."""
-    from huggingface_hub import EvalResult, ModelCardData  # noqa: PLC0415 - slow to import
+    from huggingface_hub import EvalResult, ModelCardData
 
-    name = slug(Path(facts.source).stem)
+    name = slug(FILE_ENDINGS.sub("", facts.source))
     results = [
         EvalResult(
             task_type="text-classification",

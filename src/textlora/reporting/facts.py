@@ -75,32 +75,50 @@ class Facts:
         return f"{self.dataset.info.label_column} in {self.source}"
 
     @property
+    def base_model(self) -> str:
+        """The base model's name, with what ``embedded`` stands for."""
+        name = self.run.base_model
+        return "embedded (all-MiniLM-L6-v2)" if name == "embedded" else name
+
+    @property
     def accuracy(self) -> Interval:
         """The headline figure."""
         return self.evaluation.metrics["accuracy"]
 
     @property
-    def macro(self) -> str:
-        """Which macro average a ranking score is: with two labels there is none."""
+    def ranking_note(self) -> str:
+        """What ROC-AUC and average precision rank by."""
         names = self.evaluation.label_names
         binary = len(names) == 2  # noqa: PLR2004 - two classes have one positive label
-        return f"positive label: {names[-1]}" if binary else "one label against the rest, mean of the labels"
+        by = f"rank the rows by “{names[-1]}”" if binary else "are the mean over each label against the rest"
+        return f"ROC-AUC and average precision {by}."
 
     # --- judgement ---
 
     @property
+    def baselines(self) -> list[Baseline]:
+        """The cheap methods, the strongest first."""
+        return sorted(self.evaluation.baselines, key=lambda baseline: -baseline.metrics["accuracy"].value)
+
+    @property
     def verdicts(self) -> list[Verdict]:
-        """One sentence per baseline, the strongest baseline first."""
-        ordered = sorted(self.evaluation.baselines, key=lambda baseline: -baseline.metrics["accuracy"].value)
-        return [_verdict(self.accuracy, baseline) for baseline in ordered]
+        """One sentence per baseline."""
+        return [_verdict(self.accuracy, baseline) for baseline in self.baselines]
 
     @property
     def cautions(self) -> list[str]:
         """What a reader should keep in mind before trusting the headline."""
-        return [text for text in (self._split_caution(), self._size_caution(), self._zero_caution(), self._baseline_caution()) if text]
+        return [
+            text
+            for text in (self._split_caution(), self._size_caution(), self._zero_caution(), self._baseline_caution())
+            if text
+        ]
 
     def _split_caution(self) -> str:
-        words = {"validation": "the validation split, which also chose the checkpoint", "train": "the rows it was trained on"}
+        words = {
+            "validation": "the validation split, which also chose the checkpoint",
+            "train": "the rows it was trained on",
+        }
         used = words.get(self.evaluation.split)
         return f"These scores are on {used}: they flatter the classifier." if used else ""
 
@@ -118,12 +136,20 @@ class Facts:
         return f"No mistake in {wording.rows(rows)} does not mean none: the true error may be up to {wording.percent(ceiling)}."
 
     def _baseline_caution(self) -> str:
-        return "" if self.evaluation.baselines else "No baseline was scored, so nothing says whether a cheaper method does as well."
+        return (
+            ""
+            if self.evaluation.baselines
+            else "No baseline was scored, so nothing says whether a cheaper method does as well."
+        )
 
     @property
     def weak_spots(self) -> list[str]:
         """Where the classifier fails, each claim only where its interval carries it."""
-        return [text for text in (self._weak_class(), self._weak_pair(), self._weak_length(), self._sure_and_wrong()) if text]
+        return [
+            text
+            for text in (self._weak_class(), self._weak_pair(), self._weak_length(), self._sure_and_wrong())
+            if text
+        ]
 
     def _weak_class(self) -> str:
         present = [scores for scores in self.evaluation.classes if scores.support]
@@ -155,7 +181,7 @@ class Facts:
     def _sure_and_wrong(self) -> str:
         if not self.evaluation.mistakes:
             return "It made no mistake on these rows."
-        return f"It can be sure and wrong: its most confident mistake had {wording.percent(self.evaluation.mistakes[0].probability)}."
+        return f"It can be sure and wrong: its most confident mistake had {wording.sureness(self.evaluation.mistakes[0].probability)}."
 
     @property
     def confusions(self) -> list[Confusion]:
@@ -199,7 +225,10 @@ class Facts:
         if lengths is None:
             return []
         names = {0: "shortest", 50: "median", 100: "longest"}
-        return [(names.get(share, f"{share}{wording.NBSP}%"), tokens) for share, tokens in zip(QUANTILES, lengths.quantiles, strict=True)]
+        return [
+            (names.get(share, f"{share}{wording.NBSP}%"), tokens)
+            for share, tokens in zip(QUANTILES, lengths.quantiles, strict=True)
+        ]
 
     # --- plan and cost ---
 
@@ -230,14 +259,25 @@ class Facts:
         """The run in a dozen lines."""
         run = self.run
         return [
-            ("Base model", run.base_model),
+            ("Base model", self.base_model),
             ("Architecture", run.architecture),
             ("Recipe", f"{run.recipe}, seed {run.seed}"),
-            ("Trained share", f"{run.trainable_share:.2%} ({run.trainable_parameters:,} of {run.total_parameters:,} parameters)".replace("%", f"{wording.NBSP}%")),
+            (
+                "Trained share",
+                f"{run.trainable_share:.2%} ({run.trainable_parameters:,} of {run.total_parameters:,} parameters)".replace(
+                    "%", f"{wording.NBSP}%"
+                ),
+            ),
             ("Epochs", f"{run.epochs:g} ({run.steps:,} steps{', stopped early' if run.stopped_early else ''})"),
             ("Kept checkpoint", f"step {run.best_step:,}, {self._best()}"),
-            ("Final training loss", f"{run.final_training_loss:.4f} (mean of the whole training {run.mean_training_loss:.4f})"),
-            ("Training time", f"{wording.duration(run.seconds)} ({wording.duration(run.cpu_seconds)} of processor time)"),
+            (
+                "Final training loss",
+                f"{run.final_training_loss:.4f} (mean of the whole training {run.mean_training_loss:.4f})",
+            ),
+            (
+                "Training time",
+                f"{wording.duration(run.seconds)} ({wording.duration(run.cpu_seconds)} of processor time)",
+            ),
             ("Speed", f"{run.tokens_per_second:,.0f} tokens per second"),
             ("Peak memory", wording.gigabytes(run.peak_memory_gb)),
             ("Saved and reloaded", f"largest difference of a logit {run.reload_difference:.1e}"),
@@ -292,10 +332,17 @@ def _measured(what: str, predicted: float, measured: float, write: Any) -> Measu
 def _verdict(accuracy: Interval, baseline: Baseline) -> Verdict:
     """Compare row by row where that was done, else by whether the two intervals overlap."""
     theirs = baseline.metrics["accuracy"]
-    gain = baseline.advantage or Interval(accuracy.value - theirs.value, accuracy.low - theirs.high, accuracy.high - theirs.low)
+    gain = baseline.advantage or Interval(
+        accuracy.value - theirs.value, accuracy.low - theirs.high, accuracy.high - theirs.low
+    )
     difference = f"{wording.points(gain.value)} points of accuracy, 95{wording.NBSP}% interval {wording.points(gain.low)} to {wording.points(gain.high)}"
     if gain.low > 0:
-        return Verdict("good", f"Clearly better than {baseline.name}: {difference}.")
+        return Verdict("good", f"Clearly better than the baseline {baseline.name}: {difference}.")
     if gain.high < 0:
-        return Verdict("bad", f"Clearly worse than {baseline.name}: {difference}. The cheaper method serves better here.")
-    return Verdict("unclear", f"Not clearly better than {baseline.name}: {difference}, which includes zero.")
+        return Verdict(
+            "bad",
+            f"Clearly worse than the baseline {baseline.name}: {difference}. The cheaper method serves better here.",
+        )
+    return Verdict(
+        "unclear", f"Not clearly better than the baseline {baseline.name}: {difference}, which includes zero."
+    )

@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from textlora.types import Interval
 
 WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 20, 26, 40
 COLOURS = 6
 MOST_POINTS = 240
 
@@ -23,9 +23,10 @@ MOST_POINTS = 240
 def element(name: str, *children: object, **attributes: object) -> Markup:
     """Return one element; ``class_`` stands for ``class``, other underscores for hyphens."""
     shown = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value)) for key, value in attributes.items()
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
+        for key, value in attributes.items()
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(name, shown, Markup("").join(children))
+    return Markup("<{0}{1}>{2}</{0}>").format(name, shown, Markup("").join(escape(child) for child in children))
 
 
 def _number(value: object) -> object:
@@ -43,16 +44,36 @@ class Axis:
     write: Callable[[float], str] = "{:g}".format
 
     @classmethod
-    def over(cls, label: str, values: Iterable[float], *, start: float | None = None, write: Callable[[float], str] = "{:g}".format) -> Axis:
+    def over(
+        cls,
+        label: str,
+        values: Iterable[float],
+        *,
+        start: float | None = None,
+        write: Callable[[float], str] = "{:g}".format,
+    ) -> Axis:
         """Return an axis with round ends around the values, from ``start`` where given."""
-        known = list(values)
-        low, high = (min(known) if start is None else start), max(known)
-        if high <= low:
-            low, high = (low, low + 1) if start is not None else (low - abs(low) / 10 - 1e-9, high + abs(high) / 10 + 1e-9)
+        low, high = _ends(list(values), start)
         step = round_step((high - low) / 4)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         ticks = tuple(step * place for place in range(first, last + 1))
         return cls(label, ticks[0], ticks[-1], ticks, write)
+
+    @classmethod
+    def counting(cls, label: str, values: Iterable[float]) -> Axis:
+        """Return an axis from 0 that ends at the highest value, with round ticks up to there."""
+        _, high = _ends(list(values), 0)
+        step = max(1.0, round_step(high / 4))
+        return cls(label, 0, high, tuple(step * place for place in range(int(high / step + 1e-9) + 1)), thousands)
+
+
+def _ends(values: Sequence[float], start: float | None) -> tuple[float, float]:
+    """Return the lowest and the highest value, moved apart where they are one."""
+    low, high = (min(values) if start is None else start), max(values)
+    if high > low:
+        return low, high
+    margin = abs(low) / 10 or 1.0
+    return (low, low + margin) if start is not None else (low - margin, low + margin)
 
 
 def round_step(rough: float) -> float:
@@ -91,7 +112,14 @@ class Frame:
     def draw(self, *marks: Markup, description: str) -> Markup:
         """Return the picture: grid, axes, then the marks."""
         return element(
-            "svg", *self._grid(), *self._labels(), *marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=description, class_="chart"
+            "svg",
+            *self._grid(),
+            *self._labels(),
+            *marks,
+            viewBox=f"0 0 {WIDTH} {HEIGHT}",
+            role="img",
+            aria_label=description,
+            class_="chart",
         )
 
     def _grid(self) -> list[Markup]:
@@ -100,31 +128,46 @@ class Frame:
             place = self.down(tick)
             lines.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=place, y2=place, class_="grid"))
             lines.append(element("text", self.y.write(tick), x=LEFT - 6, y=place + 4, text_anchor="end"))
-        for tick in self.x.ticks:
-            lines.append(element("text", self.x.write(tick), x=self.across(tick), y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
-        lines.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, class_="axis"))
-        return lines
+        below = {"y": HEIGHT - BOTTOM + 16, "text_anchor": "middle"}
+        lines += [element("text", self.x.write(tick), x=self.across(tick), **below) for tick in self.x.ticks]
+        return [
+            *lines,
+            element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, class_="axis"),
+        ]
 
     def _labels(self) -> list[Markup]:
         across = element("text", self.x.label, x=WIDTH - RIGHT, y=HEIGHT - 6, text_anchor="end", class_="label")
-        return [across, element("text", self.y.label, x=4, y=13, class_="label")]
+        return [across, element("text", self.y.label, x=0, y=13, class_="label")]
 
     def line(self, series: Series) -> Markup:
         """Return a polyline, with a dot at each point where the series has few."""
         places = [(self.across(x), self.down(y)) for x, y in zip(series.x, series.y, strict=True)]
-        path = element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_=f"line {series.style}")
-        dots = [element("circle", cx=x, cy=y, r=3, class_=f"dot {series.style}") for x, y in places] if series.dots else []
+        path = element(
+            "polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_=f"line {series.style}"
+        )
+        dots = (
+            [element("circle", cx=x, cy=y, r=3, class_=f"dot {series.style}") for x, y in places] if series.dots else []
+        )
         return Markup("").join([path, *dots])
 
     def upright(self, value: float, text: str) -> Markup:
         """Return a dashed vertical line with a word beside it, on the side that has room."""
         place = self.across(value)
         left = place > WIDTH * 0.6
-        word = element("text", text, x=place + (-5 if left else 5), y=TOP + 8, text_anchor="end" if left else "start", class_="note")
+        # On the left the axis label stands above the plot, so the word goes inside.
+        word = element(
+            "text",
+            text,
+            x=place + (2 if left else 5),
+            y=TOP - 5 if left else TOP + 10,
+            text_anchor="end" if left else "start",
+        )
         return element("line", x1=place, x2=place, y1=TOP, y2=HEIGHT - BOTTOM, class_="mark") + word
 
 
-def lines(series: Sequence[Series], *, x: Axis, y: Axis, description: str, mark: tuple[float, str] | None = None) -> Markup:
+def lines(
+    series: Sequence[Series], *, x: Axis, y: Axis, description: str, mark: tuple[float, str] | None = None
+) -> Markup:
     """Return a line chart; ``mark`` draws an upright line with a word at an x value."""
     frame = Frame(x, y)
     marks = [frame.upright(*mark)] if mark else []
@@ -160,7 +203,10 @@ def histogram(counts: Sequence[int], *, width: int, cut: int | None, description
     ticks = tuple(tick for tick in range(0, high + 1, _tick_width(high)))
     x = Axis("tokens per text", 0, high, ticks, thousands)
     frame = Frame(x, Axis.over("texts", [*counts, 1], start=0, write=thousands))
-    bars = [_bar(frame, place * width, width, count, beyond=cut is not None and place * width >= cut) for place, count in enumerate(counts)]
+    bars = [
+        _bar(frame, place * width, width, count, beyond=cut is not None and place * width >= cut)
+        for place, count in enumerate(counts)
+    ]
     marks = [frame.upright(cut, f"cut at {cut}")] if cut is not None and cut <= high else []
     return frame.draw(*bars, *marks, description=description)
 
@@ -172,7 +218,14 @@ def _tick_width(high: int) -> int:
 def _bar(frame: Frame, start: float, width: float, count: int, *, beyond: bool) -> Markup:
     left, right, top = frame.across(start), frame.across(start + width), frame.down(count)
     height = HEIGHT - BOTTOM - top
-    return element("rect", x=left + 0.5, y=top, width=max(0.5, right - left - 1), height=height, class_="bar beyond" if beyond else "bar")
+    return element(
+        "rect",
+        x=left + 0.5,
+        y=top,
+        width=max(0.5, right - left - 1),
+        height=height,
+        class_="bar beyond" if beyond else "bar",
+    )
 
 
 UNIT = Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1))
@@ -193,7 +246,10 @@ def styles(count: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """An interval on a shared scale; places in percent of its width."""
+    """An interval on a shared scale; places in percent of its width.
+
+    ``below`` marks one that lies outside, to the left of the scale.
+    """
 
     name: str
     note: str
@@ -201,6 +257,7 @@ class Whisker:
     left: float
     span: float
     dot: float
+    below: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,17 +268,28 @@ class Whiskers:
     ticks: tuple[tuple[str, float], ...]
 
 
-def whiskers(entries: Sequence[tuple[str, str, Interval]]) -> Whiskers:
-    """Lay shares (name, note, interval) on one scale that just holds them all."""
-    ends = [end for _, _, interval in entries for end in (interval.low, interval.high)]
+def whiskers(entries: Sequence[tuple[str, str, Interval]], *, held: int | None = None) -> Whiskers:
+    """Lay shares (name, note, interval) on one scale that just holds the first ``held`` of them.
+
+    Without ``held`` it holds all. A far-off entry would press the others into one dot.
+    """
+    ends = [end for _, _, interval in entries[:held] for end in (interval.low, interval.high)]
     axis = Axis.over("", ends)
     low, high = max(0.0, axis.low), min(1.0, axis.high)
 
     def place(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 2)
+        return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
 
     rows = tuple(
-        Whisker(name, note, one, place(one.low), round(place(one.high) - place(one.low), 2), place(one.value))
+        Whisker(
+            name,
+            note,
+            one,
+            place(one.low),
+            round(place(one.high) - place(one.low), 2),
+            place(one.value),
+            one.high < low,
+        )
         for name, note, one in entries
     )
     ticks = [tick for tick in axis.ticks if low - 1e-9 <= tick <= high + 1e-9]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from textlora import __version__
 from textlora.reporting import card, figures, wording
 from textlora.reporting.facts import Facts
-from textlora.types import Curve, Interval
+from textlora.types import Curve
 
 LEGEND_CURVES = 6
 
@@ -48,9 +48,22 @@ def _environment(*, escape_html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    words = {name: getattr(wording, name) for name in ("percent", "percent_range", "figure", "figure_range", "count", "rows", "duration", "excerpt")}
+    words = {
+        name: getattr(wording, name)
+        for name in (
+            "percent",
+            "percent_range",
+            "figure",
+            "figure_range",
+            "sureness",
+            "count",
+            "rows",
+            "duration",
+            "excerpt",
+        )
+    }
     environment.filters.update(words, code=code, block=code_block)
-    environment.globals.update(metric_names=wording.METRICS, version=__version__)
+    environment.globals.update(metric_names=wording.METRICS, public_name=card.public_name, version=__version__)
     return environment
 
 
@@ -94,23 +107,31 @@ def pictures(facts: Facts) -> dict[str, Any]:
         "roc": _roc(facts.evaluation.roc),
         "precision_recall": _precision_recall(facts),
         "lengths": _lengths(facts),
-        "legend": list(zip(figures.styles(len(facts.evaluation.roc)), facts.evaluation.roc, facts.evaluation.precision_recall, strict=True)),
+        "legend": list(
+            zip(
+                figures.styles(len(facts.evaluation.roc)),
+                facts.evaluation.roc,
+                facts.evaluation.precision_recall,
+                strict=True,
+            )
+        ),
         "legend_curves": LEGEND_CURVES,
     }
 
 
 def _comparison(facts: Facts) -> figures.Whiskers:
-    ordered = sorted(facts.evaluation.baselines, key=lambda baseline: -baseline.metrics["accuracy"].value)
-    entries: list[tuple[str, str, Interval]] = [("this classifier", "", facts.accuracy)]
-    return figures.whiskers(entries + [(baseline.name, baseline.description, baseline.metrics["accuracy"]) for baseline in ordered])
+    cheap = [(baseline.name, "", baseline.metrics["accuracy"]) for baseline in facts.baselines]
+    return figures.whiskers([("this classifier", "", facts.accuracy), *cheap], held=2)
 
 
 def _by_length(facts: Facts) -> figures.Whiskers:
-    return figures.whiskers([(part.name, wording.rows(part.rows), part.accuracy) for part in facts.evaluation.by_length])
+    return figures.whiskers(
+        [(part.name, wording.rows(part.rows), part.accuracy) for part in facts.evaluation.by_length]
+    )
 
 
 def _steps(steps: list[float]) -> figures.Axis:
-    return figures.Axis.over("step", steps, start=0, write=figures.thousands)
+    return figures.Axis.counting("step", steps)
 
 
 def _loss(facts: Facts) -> Markup | None:
@@ -119,8 +140,15 @@ def _loss(facts: Facts) -> Markup | None:
         return None
     x = _steps([*training[0], *validation[0], facts.run.steps])
     y = figures.Axis.over("loss", [*training[1], *validation[1]], start=0)
-    series = [figures.Series("training", *training, "s1", dots=len(training[0]) == 1), figures.Series("validation", *validation, "s2", dots=True)]
-    told = [f"{name} loss from {values[0]:.3f} to {values[-1]:.3f}" for name, (_, values) in (("Training", training), ("Validation", validation)) if values]
+    series = [
+        figures.Series("training", *training, "s1", dots=len(training[0]) == 1),
+        figures.Series("validation", *validation, "s2", dots=True),
+    ]
+    told = [
+        f"{name} loss from {values[0]:.3f} to {values[-1]:.3f}"
+        for name, (_, values) in (("Training", training), ("Validation", validation))
+        if values
+    ]
     return figures.lines(series, x=x, y=y, description=". ".join(told) + ".", mark=_best(facts))
 
 
@@ -132,10 +160,15 @@ def _validation(facts: Facts) -> Markup | None:
     accuracy, macro = facts.history("eval_accuracy"), facts.history("eval_f1_macro")
     if not accuracy[0]:
         return None
-    series = [figures.Series("accuracy", *accuracy, "s1", dots=True), figures.Series("F1, macro", *macro, "s2", dots=True)]
+    series = [
+        figures.Series("accuracy", *accuracy, "s1", dots=True),
+        figures.Series("F1, macro", *macro, "s2", dots=True),
+    ]
     y = figures.Axis.over("validation score", [*accuracy[1], *macro[1]], write=lambda tick: f"{100 * tick:.3g}%")
     told = f"Validation accuracy from {wording.percent(accuracy[1][0])} to {wording.percent(accuracy[1][-1])}."
-    return figures.lines(series[::-1], x=_steps([*accuracy[0], facts.run.steps]), y=y, description=told, mark=_best(facts))
+    return figures.lines(
+        series[::-1], x=_steps([*accuracy[0], facts.run.steps]), y=y, description=told, mark=_best(facts)
+    )
 
 
 def _learning_rate(facts: Facts) -> Markup | None:
@@ -144,7 +177,9 @@ def _learning_rate(facts: Facts) -> Markup | None:
         return None
     y = figures.Axis.over("learning rate", rates, start=0)
     line = figures.Series("learning rate", steps, rates, "s1", dots=len(steps) == 1)
-    return figures.lines([line], x=_steps([*steps, facts.run.steps]), y=y, description=f"Learning rate with a peak of {max(rates):.3g}.")
+    return figures.lines(
+        [line], x=_steps([*steps, facts.run.steps]), y=y, description=f"Learning rate with a peak of {max(rates):.3g}."
+    )
 
 
 def _curves(curves: tuple[Curve, ...]) -> list[figures.Series]:

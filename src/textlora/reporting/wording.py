@@ -29,6 +29,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}{NBSP}%"
 
 
+def sureness(probability: float) -> str:
+    """Return ``98.2 %``; what would round to 100 % is ``over 99.9 %``, since nothing is certain."""
+    return f"over 99.9{NBSP}%" if probability >= 0.9995 else percent(probability)  # noqa: PLR2004 - rounds to 100.0
+
+
 def percent_range(interval: Interval) -> str:
     """Return ``92.1–94.2 %``."""
     return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}{NBSP}%"

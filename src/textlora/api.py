@@ -1,0 +1,426 @@
+"""The verbs as plain Python functions over run folders; what the command line is a thin skin of.
+
+``prepare``, ``plan``, ``train``, ``evaluate``, ``report`` and ``export`` each read their
+predecessors' files from the run folder and write their own. ``fit`` runs them all and goes on
+where an interrupted call stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textlora import planning, preparation, settings, storage
+from textlora.errors import UsageError
+from textlora.types import Dataset, Evaluation, Plan, Run
+
+if TYPE_CHECKING:
+    from textlora.exporting import Exported
+    from textlora.tokenization import TextTokenizer
+
+# progress(stage, done, total or 0 when unknown, note)
+Progress = Callable[[str, int, int, str], None]
+REQUEST = "request.json"
+SUFFIXES = (".gz", ".xz", ".zst", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+DERIVED = (
+    storage.DATASET, storage.QUARANTINE, storage.PLAN, storage.ADAPTER, storage.CHECKPOINTS, storage.HISTORY,
+    storage.RUN, storage.EVALUATION, storage.PREDICTIONS, storage.REPORT_HTML, storage.REPORT_MARKDOWN,
+    storage.MODEL_CARD, storage.EXPORT, REQUEST, "train.parquet", "validation.parquet", "test.parquet",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What ``prepare`` is told about the source; None means "find out"."""
+
+    text: str | None = None
+    label: str | None = None
+    labels: Sequence[str] | None = None
+    test: Any = None
+    validation: Any = None
+    encoding: str | None = None
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What ``plan`` is told; the assignments win over the plan file, that over the recipe."""
+
+    base_model: str | None = None
+    recipe: str = "default"
+    assignments: Mapping[str, Any] = field(default_factory=dict)
+    plan_file: Path | None = None
+
+    def flat(self) -> dict[str, Any]:
+        """Return recipe, plan file and assignments merged, by dotted name."""
+        values = settings.recipe(self.recipe)[0]
+        from_file = planning.read_plan_settings(self.plan_file) if self.plan_file else {}
+        base = {"model.base_model": self.base_model} if self.base_model else {}
+        return settings.merge(values, from_file, base, self.assignments)
+
+    def settings(self) -> settings.Settings:
+        """Return the settings as far as they are decided before the data are known."""
+        return settings.build(self.flat(), where="the settings")
+
+
+def default_folder(source: Any) -> Path:
+    """Return the run folder of a data file: ``IMDB Dataset.csv`` gives ``runs/imdb``."""
+    if not isinstance(source, str | Path):
+        return Path("runs/data")
+    name = Path(source).name
+    while Path(name).suffix.lower() in SUFFIXES:
+        name = Path(name).stem
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return Path("runs") / (slug.removesuffix("-dataset") or "data")
+
+
+def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
+    source: Any,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    labels: Sequence[str] | None = None,
+    test: Any = None,
+    validation: Any = None,
+    encoding: str | None = None,
+    out: str | Path | None = None,
+    sample: float | None = None,
+    seed: int | None = None,
+    base_model: str | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read, check, clean and split labelled texts into a run folder.
+
+    Args:
+        source: path of a CSV, TSV, JSON lines or Parquet file, or a pandas data frame.
+        text: text column; found when not given.
+        label: label column; found when not given.
+        labels: label names in the order of the class indices.
+        test: file or frame that is the test split.
+        validation: file or frame that is the validation split.
+        encoding: of the files, when neither UTF-8 nor UTF-16.
+        out: the run folder, ``runs/<name of the file>`` by default.
+        sample: share of the rows to draw.
+        seed: of the sample and the splits.
+        base_model: whose tokenizer measures the texts; without it no lengths are found.
+        progress: called with stage, rows done, rows in all and a note.
+
+    Raises:
+        DataError: the file cannot become a data set; all problems together.
+        UsageError: a column, label list or encoding that makes no sense.
+        ResourceError: the folder cannot be written.
+    """
+    flat = {"data.sample": sample, "seed": seed}
+    chosen = settings.build({name: value for name, value in flat.items() if value is not None})
+    options = DataOptions(text, label, labels, test, validation, encoding)
+    return _prepare(source, Path(out or default_folder(source)), options, chosen, base_model, progress)
+
+
+def _prepare(  # noqa: PLR0917 - the two option groups, folder, tokenizer and progress
+    source: Any,
+    out: Path,
+    options: DataOptions,
+    chosen: settings.Settings,
+    base_model: str | None,
+    progress: Progress | None,
+) -> Dataset:
+    return preparation.prepare(
+        source,
+        out=out,
+        **_shallow(options),
+        settings=chosen,
+        token_counter=tokenizer_of(base_model, chosen.model.revision) if base_model else None,
+        progress=(lambda stage, done, total: progress(stage, done, total or 0, "")) if progress else None,
+    )
+
+
+def _shallow(options: DataOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.__dataclass_fields__}
+
+
+def tokenizer_of(base_model: str, revision: str | None = None) -> TextTokenizer:
+    """Return a base model's tokenizer with the encoder's own limit.
+
+    Raises:
+        ResourceError: the base model is neither cached nor reachable.
+    """
+    from textlora import models
+    from textlora.tokenization import LengthPolicy, TextTokenizer
+
+    base = models.base_info(base_model, revision)
+    return TextTokenizer.load(base.folder, LengthPolicy("head", base.max_length), base_model=base_model)
+
+
+def plan(
+    dataset: Dataset,
+    *,
+    base_model: str | None = None,
+    recipe: str = "default",
+    assignments: Mapping[str, Any] | None = None,
+    plan_file: str | Path | None = None,
+) -> Plan:
+    """Decide every setting for a data set and this machine; write ``plan.toml``.
+
+    Args:
+        dataset: from ``prepare``.
+        base_model: hub id, local folder or ``embedded``.
+        recipe: ``default`` or ``stock``.
+        assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
+        plan_file: an edited ``plan.toml``.
+
+    Raises:
+        UsageError: unknown or contradictory settings, all together.
+        ResourceError: the base model or device is not there.
+    """
+    made = planning.plan(
+        dataset,
+        base_model=base_model,
+        recipe=recipe,
+        assignments=assignments,
+        plan_file=Path(plan_file) if plan_file else None,
+    )
+    planning.save_plan(dataset.folder / storage.PLAN, made)
+    return made
+
+
+def train(
+    plan: Plan, dataset: Dataset, *, resume: bool = False, progress: Progress | None = None, command: str = ""
+) -> Run:
+    """Fine-tune; see ``textlora.training.train``."""
+    from textlora import training
+
+    return training.train(plan, dataset, resume=resume, progress=progress, command=command)
+
+
+def evaluate(run: Run, dataset: Dataset, *, split: str = "test", progress: Progress | None = None) -> Evaluation:
+    """Score the run on a split it has not seen, beside cheap baselines; write ``evaluation.json``."""
+    from textlora import evaluation
+
+    tell = (lambda done, total: progress("evaluate", done, total, "")) if progress else None
+    return evaluation.evaluate(run.folder, dataset, split=split, progress=tell)
+
+
+def report(plan: Plan, run: Run, evaluation: Evaluation, *, dataset: Dataset | None = None) -> Path:
+    """Write ``report.html``, ``report.md`` and ``model_card.md``; return the page's path."""
+    from textlora import reporting
+
+    found = dataset or preparation.load_dataset(run.folder)
+    return reporting.report(run.folder, dataset=found, plan=plan, run=run, evaluation=evaluation)
+
+
+def export(run: Run | str | Path, *, to: str = "hf", out: str | Path | None = None) -> Exported:
+    """Write the classifier in another tool's format; see ``textlora.exporting.export``."""
+    from textlora import exporting
+
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    return exporting.export(folder, to=to, out=Path(out) if out else None)
+
+
+Stage = Dataset | Plan | Run | Evaluation | Path
+
+
+def fit(  # noqa: PLR0913 - the options of all stages
+    source: Any,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    base_model: str | None = None,
+    recipe: str = "default",
+    assignments: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Dataset, Plan, Run, Evaluation, Path]:
+    """Prepare, plan, train, evaluate and report in one call; goes on where an earlier call stopped.
+
+    Args:
+        source: path of a data file, or a pandas data frame.
+        text: text column; found when not given.
+        label: label column; found when not given.
+        base_model: hub id, local folder or ``embedded``.
+        recipe: ``default`` or ``stock``.
+        assignments: settings by dotted name.
+        out: the run folder.
+        overwrite: replace another run in the folder.
+        progress: called with stage, steps done, steps in all and a note.
+
+    Returns:
+        Data set, plan, run, evaluation and the path of the report.
+    """
+    options = PlanOptions(base_model, recipe, assignments or {})
+    stages = fit_stages(
+        source, Path(out or default_folder(source)), DataOptions(text=text, label=label), options,
+        overwrite=overwrite, progress=progress,
+    )  # fmt: skip
+    dataset, made, run, evaluation, page = stages
+    return dataset, made, run, evaluation, page  # type: ignore[return-value]
+
+
+def fit_stages(  # noqa: PLR0913 - where, what, how, and three switches
+    source: Any,
+    out: Path,
+    data: DataOptions,
+    options: PlanOptions,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Iterator[Stage]:
+    """Run the stages of ``fit`` one by one and yield what each made.
+
+    What an earlier call with the same arguments has finished is taken over; a training that was
+    stopped is resumed.
+
+    Raises:
+        UsageError: the folder holds another run, and ``overwrite`` is off.
+    """
+    from textlora import training
+
+    if overwrite:
+        clear(out)
+    dataset = _prepared(source, out, data, options, progress)
+    yield dataset
+    made = _planned(dataset, options)
+    yield made
+    run = _finished_run(made, dataset)
+    if run is None:
+        resume = training.has_checkpoint(made, dataset, dataset.folder)
+        run = training.train(made, dataset, resume=resume, progress=progress, command=command)
+    yield run
+    evaluation = evaluate(run, dataset, progress=progress)
+    yield evaluation
+    yield report(made, run, evaluation, dataset=dataset)
+
+
+def prepare_folder(
+    source: Any,
+    out: Path,
+    data: DataOptions,
+    options: PlanOptions,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Prepare into ``out``, or take over what the same call has made before."""
+    if overwrite:
+        clear(out)
+    return _prepared(source, out, data, options, progress)
+
+
+def plan_folder(
+    target: Path,
+    out: Path | None,
+    options: PlanOptions,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """Plan for a run folder, or prepare a data file first.
+
+    Raises:
+        UsageError: the folder has a plan made with other options, and ``overwrite`` is off.
+    """
+    if target.is_dir():
+        dataset = preparation.load_dataset(target)
+    else:
+        folder = out or default_folder(target)
+        dataset = prepare_folder(target, folder, DataOptions(), options, overwrite=overwrite, progress=progress)
+    if overwrite:
+        (dataset.folder / storage.PLAN).unlink(missing_ok=True)
+    return _planned(dataset, options)
+
+
+def train_folder(folder: Path, *, resume: bool = False, progress: Progress | None = None, command: str = "") -> Run:
+    """Train as the folder's ``plan.toml`` says."""
+    dataset = preparation.load_dataset(folder)
+    return train(planning.load_plan(folder / storage.PLAN), dataset, resume=resume, progress=progress, command=command)
+
+
+def evaluate_folder(folder: Path, *, split: str = "test", progress: Progress | None = None) -> Evaluation:
+    """Evaluate the folder's classifier."""
+    from textlora import training
+
+    dataset = preparation.load_dataset(folder)
+    return evaluate(training.load_run(folder), dataset, split=split, progress=progress)
+
+
+def report_folder(folder: Path) -> Path:
+    """Write the report of a folder's finished stages."""
+    from textlora import evaluation, training
+
+    dataset = preparation.load_dataset(folder)
+    made = planning.load_plan(folder / storage.PLAN)
+    return report(made, training.load_run(folder), evaluation.load_evaluation(folder), dataset=dataset)
+
+
+def setting_rows() -> list[tuple[str, str, str]]:
+    """Return name, default and meaning of every setting."""
+    defaults = settings.flatten(settings.Settings())
+    return [
+        (name, "automatic" if value is None else str(value), settings.describe(name))
+        for name, value in defaults.items()
+    ]
+
+
+def clear(folder: Path) -> None:
+    """Delete what textlora wrote in a run folder, and nothing else."""
+    for name in DERIVED:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, progress: Progress | None) -> Dataset:
+    chosen = options.settings()
+    if preparation.is_current(out, source, **_shallow(data), settings=chosen):
+        return preparation.load_dataset(out)
+    _refuse_other(out, storage.DATASET, "was made from other data or options")
+    return _prepare(source, out, data, chosen, chosen.model.base_model, progress)
+
+
+def _planned(dataset: Dataset, options: PlanOptions) -> Plan:
+    """Return the plan in the folder if the same was asked for, hand edits included."""
+    asked = json.loads(json.dumps({"dataset": dataset.fingerprint, **_request(options)}, default=str))
+    path = dataset.folder / REQUEST
+    if (dataset.folder / storage.PLAN).exists():
+        if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != asked:
+            _refuse_other(dataset.folder, storage.PLAN, "was made with other options")
+        return planning.load_plan(dataset.folder / storage.PLAN)
+    made = plan(
+        dataset,
+        base_model=options.base_model,
+        recipe=options.recipe,
+        assignments=options.assignments,
+        plan_file=options.plan_file,
+    )
+    storage.write_text(path, json.dumps(asked, indent=1))
+    return made
+
+
+def _request(options: PlanOptions) -> dict[str, Any]:
+    content = options.plan_file.read_text(encoding="utf-8") if options.plan_file else ""
+    return {**asdict(options), "plan_file": storage.fingerprint([content])}
+
+
+def _refuse_other(folder: Path, name: str, why: str) -> None:
+    if (folder / name).exists():
+        raise UsageError(
+            f"{folder / name} {why}.",
+            hint="Choose another folder with --out, or replace the run in it with --overwrite.",
+        )
+
+
+def _finished_run(made: Plan, dataset: Dataset) -> Run | None:
+    from textlora import training
+
+    if not (dataset.folder / storage.RUN).exists():
+        return None
+    run = training.load_run(dataset.folder)
+    same = run.plan_fingerprint == planning.plan_fingerprint(made) and run.dataset_fingerprint == dataset.fingerprint
+    return run if same else None

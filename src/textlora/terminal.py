@@ -1,0 +1,237 @@
+"""What a person sees: summaries on standard output, progress on standard error.
+
+User text goes through ``rich.text.Text``, which knows no markup, so that a review with
+``[bold]`` in it stays as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from textlora.types import Dataset, Evaluation, Interval, Machine, Plan, Prediction, Run
+
+# A plain log line at most so often, when standard error is no terminal.
+PLAIN_SECONDS = 10.0
+
+
+def stdout() -> Console:
+    """Return the console for results."""
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """Return the console for progress and errors."""
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Return ``48 s``, ``12 min 5 s`` or ``3 h 20 min``."""
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004
+        return f"{whole} s"
+    if whole < 3600:  # noqa: PLR2004
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def percent(interval: Interval) -> str:
+    """Return ``91.2 % [88.0, 94.1]``."""
+    return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+class Reporter:
+    """Shows progress of any stage: bars with ETA on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Progress | None = None
+        self._tasks: dict[str, Any] = {}
+        self._started: dict[str, float] = {}
+        self._spoken = 0.0
+
+    @contextmanager
+    def live(self) -> Iterator[Reporter]:
+        """Show bars while the context is open, if standard error is a terminal."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description:<20}", markup=False), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}", markup=False),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+        )  # fmt: skip
+        with Progress(*columns, console=self._console, transient=True) as self._bars:
+            yield self
+        self._bars = None
+        self._tasks.clear()
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Take note of ``done`` of ``total`` (0 when unknown) units of a stage."""
+        self._started.setdefault(stage, time.monotonic())
+        if self._bars is None:
+            self._plain(stage, done, total, note)
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total or None, note=note)
+        self._bars.update(self._tasks[stage], completed=done, total=total or None, note=note)
+
+    def _plain(self, stage: str, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        ended = bool(total) and done >= total
+        if now - self._spoken < PLAIN_SECONDS and not ended:
+            return
+        self._spoken = now
+        elapsed = now - self._started[stage]
+        if ended:
+            self._started.pop(stage)  # a stage may come again, and its clock with it
+        left = (
+            f", about {duration(elapsed / done * (total - done))} left"
+            if total and 0 < done < total and elapsed > 1
+            else ""
+        )
+        amount = f"{done:,}/{total:,}" if total else f"{done:,}"
+        self._console.print(f"{stage}: {amount} after {duration(elapsed)}{left}{'  ' + note if note else ''}")
+
+
+def error_lines(error: Exception) -> Text:
+    """Return an error as text with a red head."""
+    text = Text("error: ", style="bold red")
+    text.append(str(error), style="default not bold")
+    return text
+
+
+def show_dataset(dataset: Dataset, console: Console) -> None:
+    """Print the row accounting, the splits and the findings."""
+    info = dataset.info
+    counts = info.counts
+    head = f"{counts.read:,} rows read = {counts.kept:,} kept + {counts.quarantined_total:,} set aside"
+    if counts.unsampled:
+        head += f" + {counts.unsampled:,} not sampled"
+    _heading(console, "Data", f"{info.source}: {head}")
+    table = _table("split", *(f"{name}" for name in info.label_names), "rows")
+    for name, per_class in info.split_counts.items():
+        table.add_row(name, *(f"{count:,}" for count in per_class), f"{sum(per_class):,}")
+    console.print(table)
+    for finding in info.findings:
+        console.print(Text(f"  {'!' if finding.level == 'warning' else '·'} {finding.message}"))
+    if counts.quarantined_total:
+        console.print(Text(f"  Rows set aside, with line and reason: {dataset.folder / 'quarantine.csv'}"))
+
+
+def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console) -> None:
+    """Print every setting with its reason, and the estimate."""
+    _heading(console, "Plan", f"recipe {plan.recipe}, {_machine(plan.machine)}")
+    table = _table("setting", "value", "reason")
+    for name, value, reason in rows:
+        table.add_row(Text(name), Text(str(value)), Text(reason))
+    console.print(table)
+    estimate = plan.estimate
+    console.print(
+        f"  {estimate.trainable_parameters:,} of {estimate.total_parameters:,} parameters are trained "
+        f"({100 * estimate.trainable_parameters / estimate.total_parameters:.1f} %), {estimate.steps:,} steps."
+    )
+    console.print(
+        f"  Estimate: {duration(estimate.train_seconds)} to train, {duration(estimate.evaluate_seconds)} to evaluate, "
+        f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk."
+    )
+
+
+def _machine(machine: Machine) -> str:
+    return f"{machine.gpu or machine.processor}, {machine.cores} cores, {machine.available_memory_gb:.0f} GB free"
+
+
+def show_run(run: Run, console: Console) -> None:
+    """Print what training took and came to."""
+    _heading(
+        console,
+        "Training",
+        f"{run.architecture} on {run.base_model}, LoRA on {100 * run.trainable_share:.1f} % of the parameters",
+    )
+    console.print(
+        f"  {run.epochs:g} epochs, {run.steps:,} steps in {duration(run.seconds)}, {run.tokens_per_second:,.0f} tokens/s, "
+        f"peak memory {run.peak_memory_gb:.2f} GB"
+    )
+    console.print(
+        f"  training loss {run.final_training_loss:.3f} at the end (mean {run.mean_training_loss:.3f}); "
+        f"best validation score {run.best_metric:.4f} at step {run.best_step:,}"
+    )
+    console.print(f"  reloaded in a fresh process: logits differ by {run.reload_difference:.1g}")
+
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "f1_macro": "F1 (macro)",
+    "mcc": "MCC",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "log_loss": "log loss",
+}
+
+
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the scores with intervals, and the baselines beside them."""
+    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows, 95 % intervals")
+    table = _table("", "this model", *(baseline.name for baseline in evaluation.baselines))
+    for name, title in METRIC_NAMES.items():
+        if name in evaluation.metrics:
+            others = [_figure(baseline.metrics.get(name)) for baseline in evaluation.baselines]
+            table.add_row(title, _figure(evaluation.metrics[name]), *others)
+    console.print(table)
+
+
+def _figure(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
+
+
+def show_report(page: Path, console: Console) -> None:
+    """Print where the report is and what to do next."""
+    _heading(console, "Report", str(page))
+    console.print(Text(f'  Try it: textlora predict {page.parent} "A quiet, moving film."'))
+
+
+def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction], console: Console) -> None:
+    """Print one line a text: label, probability, the start of the text."""
+    width = max((len(prediction.label) for prediction in predictions), default=0)
+    for text, prediction in zip(texts, predictions, strict=True):
+        cut = "  (truncated)" if prediction.truncated else ""
+        short = " ".join(text.split())
+        short = short if len(short) <= 70 else short[:69] + "…"  # noqa: PLR2004
+        console.print(Text(f"{prediction.label:<{width}}  {prediction.probability:.3f}  {short}{cut}"))
+
+
+def show_settings(rows: Sequence[tuple[str, str, str]], console: Console) -> None:
+    """Print all settings with defaults and meaning."""
+    table = _table("setting", "default", "meaning")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _heading(console: Console, title: str, rest: str) -> None:
+    text = Text(f"\n{title}  ", style="bold")
+    text.append(rest, style="default not bold")
+    console.print(text)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="left", overflow="fold", no_wrap=number == 0)
+    return table
+
+
+def is_piped_input() -> bool:
+    """Return whether standard input comes from a file or pipe."""
+    return not sys.stdin.isatty()

@@ -1,0 +1,96 @@
+"""Shared fixtures: the shipped example, tiny real models, and runs made once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "examples" / "movie_reviews.csv"
+
+WORDS = (
+    "a the film movie story acting plot good great fine lovely bad dull awful boring was is not very and but "
+    "with this i it loved hated never always end music script of to in for my we you he she long short"
+).split()
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Write a small lower-casing word-piece tokenizer; return the vocabulary's size."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    letters = [chr(code) for code in range(97, 123)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64, **names, "mask_token": "[MASK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return len(vocabulary)
+
+
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 66, "pad_token_id": 0,
+}  # fmt: skip
+ARCHITECTURES: dict[str, dict[str, object]] = {
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64},
+    "bert": SMALL,
+    "roberta": SMALL,
+    "electra": {**SMALL, "embedding_size": 16},
+    "deberta": {**SMALL, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0},
+    "deberta-v2": {**SMALL, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True, "type_vocab_size": 0},
+    "albert": {**SMALL, "embedding_size": 16},
+    "mpnet": SMALL,
+    "xlm-roberta": SMALL,
+    "camembert": SMALL,
+    "modernbert": {**SMALL, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+}  # fmt: skip
+
+
+def write_model(folder: Path, architecture: str, *, seed: int = 0) -> Path:
+    """Save a tiny encoder with random weights and a tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size = write_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(architecture, vocab_size=size, **ARCHITECTURES[architecture])
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DistilBERT of two layers with random weights."""
+    return write_model(tmp_path_factory.mktemp("models") / "tiny-distilbert", "distilbert")
+
+
+@pytest.fixture(scope="session")
+def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 short texts whose label a tiny model can learn."""
+    import random
+
+    draw = random.Random(3)
+    good, bad = ["good", "great", "fine", "lovely", "loved"], ["bad", "dull", "awful", "boring", "hated"]
+    lines = ["review,sentiment"]
+    for number in range(120):
+        label = "positive" if number % 2 else "negative"
+        words = draw.choices(WORDS, k=draw.randint(4, 30)) + draw.choices(good if number % 2 else bad, k=4)
+        draw.shuffle(words)
+        lines.append(f"{' '.join(words)},{label}")
+    path = tmp_path_factory.mktemp("data") / "toy.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
