@@ -322,8 +322,8 @@ def _rate(device: str, dtype: Any) -> float:
     import torch
 
     rows, inputs, outputs = PROBE_SHAPE if device == "cpu" else GPU_PROBE_SHAPE
-    x = torch.ones((rows, inputs), dtype=dtype, device=device)
-    weight = torch.ones((outputs, inputs), dtype=dtype, device=device)
+    x = torch.rand((rows, inputs), device=device).to(dtype)
+    weight = torch.rand((outputs, inputs), device=device).to(dtype)
     wait: Callable[[], None] = {"cpu": _nothing, "cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}[device]
     with torch.inference_mode():
         torch.nn.functional.linear(x, weight)  # the first call builds the kernel

