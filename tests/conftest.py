@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from textlora.types import Dataset, Machine, Plan, Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -59,15 +64,17 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-def write_model(folder: Path, architecture: str, *, seed: int = 0) -> Path:
-    """Save a tiny encoder with random weights and a tokenizer."""
+def write_model(folder: Path, architecture: str, *, seed: int = 0, **changes: object) -> Path:
+    """Save a tiny encoder with random weights and a tokenizer; ``changes`` go into its configuration."""
     import torch
     from transformers import AutoConfig, AutoModel
 
     folder.mkdir(parents=True, exist_ok=True)
     size = write_tokenizer(folder)
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(architecture, vocab_size=size, **ARCHITECTURES[architecture])
+    # Wide initial weights: texts shall differ in what comes out.
+    options = {"initializer_range": 0.2, **ARCHITECTURES[architecture], **changes}
+    config = AutoConfig.for_model(architecture, vocab_size=size, **options)
     AutoModel.from_config(config).save_pretrained(folder)
     return folder
 
@@ -94,3 +101,92 @@ def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "toy.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def example_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped example, trained briefly with the embedded model; a finished run folder."""
+    from textlora import api
+
+    folder = tmp_path_factory.mktemp("example") / "run"
+    api.fit(EXAMPLE, base_model="embedded", out=folder, assignments={"training.epochs": 1})
+    return folder
+
+
+QUICK: dict[str, Any] = {
+    "compute.device": "cpu", "compute.precision": "fp32", "compute.tokens_per_micro_batch": 256, "lora.r": 4,
+    "training.epochs": 2, "training.batch_size": 8, "training.eval_batch_size": 16, "training.learning_rate": 5e-3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def machine() -> Machine:
+    """A small machine without a GPU, so that no test waits for a probe."""
+    from textlora.types import Machine
+
+    return Machine(
+        processor="Test CPU",
+        cores=2,
+        memory_gb=8.0,
+        available_memory_gb=6.0,
+        gpu=None,
+        gpu_memory_gb=None,
+        gpu_capability=None,
+        features=(),
+        rates={"fp32": 100.0},
+        platform="Linux",
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The toy texts, prepared."""
+    from textlora.preparation import prepare
+
+    return prepare(toy_csv, out=tmp_path_factory.mktemp("toy") / "run", text="review", label="sentiment")
+
+
+@pytest.fixture(scope="session")
+def toy_plan(toy_dataset: Dataset, tiny_model: Path, machine: Machine) -> Plan:
+    """A plan that trains the tiny model in a second."""
+    from textlora import planning
+
+    return planning.plan(toy_dataset, base_model=str(tiny_model), assignments=QUICK, machine=machine)
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """A finished run with all that it was made from."""
+
+    folder: Path
+    dataset: Dataset
+    plan: Plan
+    run: Run
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_dataset: Dataset, toy_plan: Plan) -> ToyRun:
+    """The toy data prepared, planned and trained in one run folder; not to be changed by tests."""
+    from textlora import planning, storage
+    from textlora.training import train
+
+    planning.save_plan(toy_dataset.folder / storage.PLAN, toy_plan)
+    return ToyRun(toy_dataset.folder, toy_dataset, toy_plan, train(toy_plan, toy_dataset, command="textlora train"))
+
+
+def reload_in_this_process(classifier: Any, folder: Path, texts: list[str]) -> float:
+    """Do as ``reload_difference`` does, without the seconds that a process of its own takes."""
+    import numpy as np
+
+    from textlora.classifier import Classifier
+
+    fresh = Classifier.from_pretrained(folder, device="cpu")
+    return float(np.abs(fresh.logits(texts) - classifier.logits(texts)).max())
+
+
+@pytest.fixture
+def fast_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the reload in this process; ``toy_run`` and the slower tests do it in a fresh one."""
+    from textlora import training
+
+    monkeypatch.setattr(training, "reload_difference", reload_in_this_process)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 # Padded lengths are rounded up to this, so that few different shapes occur: oneDNN keeps a
 # kernel and its memory for every shape it meets.
-LENGTH_STEP = 32
+LENGTH_STEP = 64
 
 
 def padded_length(longest: int, limit: int) -> int:

@@ -16,6 +16,7 @@ from textlora import storage
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
+SCHEMA = {"noun": "Checkpoint", "version": storage.SCHEMA_VERSION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def seal(folder: Path, mark: Seal) -> None:
         if file.is_file() and file.name != MANIFEST
     }
     document = {
-        "schema": {"noun": "Checkpoint", "version": storage.SCHEMA_VERSION},
+        "schema": SCHEMA,
         "plan": mark.plan,
         "dataset": mark.dataset,
         "seconds": mark.seconds,
@@ -67,13 +68,15 @@ def read(folder: Path) -> Checkpoint | None:
     step = folder.name.removeprefix(PREFIX)
     try:
         document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if document["schema"] != SCHEMA:
+            return None
         mark = Seal(document["plan"], document["dataset"], document["seconds"], document["cpu_seconds"])
         for name, (size, digest) in document["files"].items():
             file = folder / name
             if file.stat().st_size != size or storage.file_fingerprint(file) != digest:
                 return None
         return Checkpoint(folder, int(step), mark)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

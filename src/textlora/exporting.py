@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 
 from textlora import encoder, models, storage
-from textlora.classifier import BUNDLE, find_bundle
+from textlora.classifier import BUNDLE, check_base, find_bundle
 from textlora.encoder import EncoderSpec
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.tokenization import LengthPolicy, TextTokenizer
@@ -48,7 +49,8 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
         out: target folder; ``export/hf`` in the run folder by default.
 
     Raises:
-        UsageError: unknown format, or no classifier in ``folder``.
+        UsageError: unknown format, no classifier in ``folder``, or ``out`` holds other files.
+        ResourceError: the base model is missing or is another one than in training.
         TrainingError: the merged model's logits differ from the adapter's.
     """
     if to not in FORMATS:
@@ -56,9 +58,14 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
             f"There is no export format {to!r}.{did_you_mean(to, FORMATS)}", hint=f"Formats: {', '.join(FORMATS)}."
         )
     path = find_bundle(folder)
+    target = out or folder / storage.EXPORT / to
+    _check_target(target)
     bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
     revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
     spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names)
+    check_base(spec.folder, bundle)
+    if target.resolve() == spec.folder.resolve():
+        raise UsageError(f"{target} is the base model itself.", hint="Choose a new or an empty folder.")
     policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
     tokenizer = TextTokenizer.load(path, policy, base_model=bundle.base_model)
     reference = _logits(encoder.load_adapter(spec, path), tokenizer)
@@ -68,13 +75,23 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
         raise TrainingError(
             f"The merged model differs from the adapter: logits by {difference:.2g}, allowed {TOLERANCE:g}."
         )
-    target = out or folder / storage.EXPORT / to
     storage.make_folder(target.parent)
     with storage.atomic_folder(target) as temporary:
-        merged.save_pretrained(temporary)
+        with encoder.write_errors(temporary):
+            merged.save_pretrained(temporary)
         tokenizer.tokenizer.model_max_length = bundle.max_length
         tokenizer.save(temporary)
     return Exported(target, to, difference)
+
+
+def _check_target(target: Path) -> None:
+    """Let only a new or empty folder or an older export be replaced, nothing else of the user's."""
+    found = sorted(storage.make_folder(target).iterdir()) if target.exists() else []
+    foreign = [file.name for file in found if not any(fnmatch(file.name, pattern) for pattern in models.FILES)]
+    if foreign:
+        raise UsageError(
+            f"{target} holds {foreign[0]}, which an export would replace.", hint="Choose a new or an empty folder."
+        )
 
 
 def _logits(model: torch.nn.Module, tokenizer: TextTokenizer) -> torch.Tensor:

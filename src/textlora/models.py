@@ -7,6 +7,7 @@ their own, no file names that lead out of the folder.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,7 +65,7 @@ def model_folder(base_model: str, revision: str | None = None) -> tuple[Path, st
     """
     if base_model == EMBEDDED:
         return embedded_folder(), EMBEDDED
-    folder = Path(base_model).expanduser()
+    folder = Path(os.path.expanduser(base_model))  # noqa: PTH111 - Path's own raises for an unknown user
     if folder.is_dir():
         check_folder(folder)
         return folder, "local"
@@ -117,6 +118,8 @@ def check_folder(folder: Path) -> None:
     config = _json(folder / "config.json", problems)
     if "auto_map" in config:
         problems.append("config.json asks to run code of its own (auto_map), which textlora never does.")
+    if "quantization_config" in config:
+        problems.append("the weights are quantized (quantization_config); textlora needs them whole.")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         problems.append("there are no weights in safetensors format (*.safetensors).")
@@ -191,15 +194,26 @@ def _load_config(folder: Path) -> Any:
 def _empty_encoder(folder: Path, config: Any) -> Any:
     """Build the encoder without memory for its weights, to read its structure."""
     import torch
-    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers import AutoModel
 
-    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+    if not _is_encoder(config):
         raise UsageError(
-            f"{folder} holds a {config.model_type} model, which cannot classify texts.",
+            f"{folder} holds a {config.model_type} model, which is not an encoder that classifies texts.",
             hint="Give an encoder such as distilbert-base-uncased.",
         )
     with torch.device("meta"):
-        return AutoModel.from_config(config)
+        # A foreign config could name a kernel on the hub as its attention.
+        return AutoModel.from_config(config, attn_implementation="eager")
+
+
+def _is_encoder(config: Any) -> bool:
+    """Return whether the architecture fills in masked words (no decoder does) and can classify."""
+    from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+    able = all(
+        type(config) in auto._model_mapping for auto in (AutoModelForMaskedLM, AutoModelForSequenceClassification)
+    )
+    return able and not (config.is_encoder_decoder or getattr(config, "is_decoder", False))
 
 
 def linear_names(model: Any) -> tuple[str, ...]:
@@ -221,5 +235,6 @@ def position_limit(config: Any) -> int:
     """Return how many tokens the position embeddings serve."""
     rows = int(getattr(config, "max_position_embeddings", 512))
     if config.model_type in POSITIONS_AFTER_PADDING:
-        rows -= int(config.pad_token_id or 0) + 1
+        # MPNet takes 1 for the padding's id, whatever its configuration says.
+        rows -= (1 if config.model_type == "mpnet" else int(config.pad_token_id or 0)) + 1
     return rows

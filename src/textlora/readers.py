@@ -638,6 +638,16 @@ def _parquet_file(path: Path) -> Any:
         raise DataError(f"{path} is damaged: {_first_line(error)}.", hint="Write or copy the file again.") from error
 
 
+def parquet_schema(path: Path) -> Any:
+    """Return the Arrow schema of a Parquet file, compressed or not.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    with _parquet_file(path) as file:
+        return file.schema_arrow
+
+
 def _seekable(path: Path) -> Any:
     """Return a file that can be read from its end, as Parquet is."""
     with path.open("rb") as stream:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from textlora import storage
-from textlora.errors import DataError, UsageError
-from textlora.readers import BadRow, Row, Table, find_text_column, open_table
+from textlora.errors import UsageError
+from textlora.readers import BadRow, Row, Table, find_text_column, open_table, parquet_schema
 from textlora.types import Prediction
 
 if TYPE_CHECKING:
@@ -163,9 +164,10 @@ def _writer(out: Path, table: Table, source: Path, added: Sequence[str]) -> Iter
     suffix = out.suffix.lower()
     with storage.atomic_path(out) as temporary, ExitStack() as stack:
         if suffix == ".parquet":
-            yield _parquet_writer(temporary, columns, _input_schema(table, source), stack)
+            yield _parquet_writer(temporary, _schema(table, source, added), stack)
             return
-        stream = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        # A lone surrogate, which JSON lines may hold, is written as the escape that JSON has for it.
+        stream = stack.enter_context(temporary.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
         yield _json_writer(stream, columns) if suffix == ".jsonl" else _csv_writer(stream, columns, suffix)
 
 
@@ -178,58 +180,84 @@ def _csv_writer(stream: IO[str], columns: Sequence[str], suffix: str) -> _Writer
 def _json_writer(stream: IO[str], columns: Sequence[str]) -> _Writer:
     def write(rows: Sequence[Sequence[Any]]) -> None:
         for row in rows:
-            stream.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=str) + "\n")
+            values = dict(zip(columns, map(_finite, row), strict=True))
+            stream.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
 
     return write
 
 
-def _input_schema(table: Table, source: Path) -> Any:
-    """Return the Arrow schema of the input columns where the file has one, else ``None``."""
-    if table.format != "parquet":
-        return None
-    import pyarrow.parquet as pq
-
-    return pq.read_schema(source)
+def _finite(value: Any) -> Any:
+    """Return None for NaN and the infinities, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parquet_writer(path: Path, columns: Sequence[str], inputs: Any, stack: ExitStack) -> _Writer:
+def _parquet_writer(path: Path, schema: Any, stack: ExitStack) -> _Writer:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    opened: list[Any] = []
+    file = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
 
     def write(rows: Sequence[Sequence[Any]]) -> None:
-        values: Iterable[list[Any]] = (list(column) for column in zip(*rows, strict=True))
-        schema = opened[0].schema if opened else None
-        arrays = {}
-        for name, column in zip(columns, values, strict=True):
-            known = schema or inputs
-            kind = known.field(name).type if known is not None and name in known.names else None
-            arrays[name] = _array(pa, name, column, kind)
-        batch = pa.table(arrays)
-        if not opened:
-            opened.append(stack.enter_context(pq.ParquetWriter(path, batch.schema, compression="zstd")))
-        opened[0].write_table(batch)
+        columns = zip(*rows, strict=True)
+        arrays = [_array(pa, field, column) for field, column in zip(schema, columns, strict=True)]
+        file.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
     return write
 
 
-def _array(pa: Any, name: str, column: list[Any], kind: Any) -> Any:
-    if kind is None:
-        kind = pa.string() if name == "prediction" else pa.float64() if name.startswith("probability") else None
-    try:
-        return pa.array(column, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(
-            f"Column {name!r} holds values of several kinds, which Parquet cannot store: {error}",
-            hint="Write to a .jsonl file instead.",
-        ) from error
+def _schema(table: Table, source: Path, added: Sequence[str]) -> Any:
+    """Return the Arrow schema of the output; the input columns keep the types they have."""
+    import pyarrow as pa
+
+    if table.format == "parquet":
+        inputs = list(parquet_schema(source))
+    else:
+        kinds = _json_kinds(table) if table.format == "jsonl" else {}
+        inputs = [pa.field(name, _arrow_type(pa, kinds.get(name, {str}))) for name in table.columns]
+    outputs = [pa.field(name, pa.string() if name == added[0] else pa.float64()) for name in added]
+    return pa.schema([*inputs, *outputs])
+
+
+def _json_kinds(table: Table) -> dict[str, set[type]]:
+    """Return the kinds of values in each column; the first rows alone would not do."""
+    kinds: dict[str, set[type]] = {name: set() for name in table.columns}
+    for row in table:
+        if isinstance(row, Row):
+            for name, value in zip(table.columns, row.values, strict=True):
+                kinds[name].add(_kind(value))
+    return {name: found - {type(None)} for name, found in kinds.items()}
+
+
+def _kind(value: Any) -> type:
+    too_large = isinstance(value, int) and abs(value) >= 2**63
+    return dict if too_large else type(value)
+
+
+def _arrow_type(pa: Any, kinds: set[type]) -> Any:
+    """Return the Arrow type for JSON values; what has no simple one becomes JSON text."""
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int}:
+        return pa.int64()
+    return pa.float64() if kinds and kinds <= {int, float} else pa.string()
+
+
+def _array(pa: Any, field: Any, column: Sequence[Any]) -> Any:
+    if pa.types.is_string(field.type):
+        column = [value if value is None else _text(value) for value in column]
+    return pa.array(column, type=field.type)
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _write_quarantine(out: Path, bad: Sequence[BadRow]) -> Path | None:
-    if not bad:
-        return None
     path = out.with_name(f"{out.name}.quarantine.csv")
+    if not bad:
+        path.unlink(missing_ok=True)  # of an earlier call
+        return None
     with storage.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["line", "reason", "raw"])

@@ -9,9 +9,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from textlora.errors import UsageError, did_you_mean
 
@@ -19,7 +19,15 @@ from textlora.errors import UsageError, did_you_mean
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where they would pass as the numbers 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("something else than true or false")
+        return value
 
 
 class DataSettings(Section):
@@ -153,6 +161,38 @@ def flatten(settings: Settings) -> dict[str, Any]:
     return flat
 
 
+# What None means where it does not mean "the planner decides".
+NONE_MEANS = {"data.sample": "all rows"}
+
+
+def show(name: str, value: Any) -> str:
+    """Return a setting's value as text for a person."""
+    if value is None:
+        return NONE_MEANS.get(name, "automatic")
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def automatic_names() -> list[str]:
+    """Return the settings that the planner decides when nobody else does."""
+    return [name for name, value in flatten(Settings()).items() if value is None and name not in NONE_MEANS]
+
+
+def setting_rows() -> list[tuple[str, str, str]]:
+    """Return name, default and meaning of every setting, for tables."""
+    return [(name, show(name, value), describe(name)) for name, value in flatten(Settings()).items()]
+
+
+def suggestion(name: str) -> str:
+    """Return ``" Did you mean 'training.epochs'?"`` for ``"epochs"`` or a misspelt name, or ``""``."""
+    known = setting_names()
+    whole = [full for full in known if full.endswith(f".{name}")]
+    return did_you_mean(whole[0] if whole else name, known)
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Turn ``{"lora.r": 16}`` into ``{"lora": {"r": 16}}``."""
     nested: dict[str, Any] = {}
@@ -169,7 +209,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """Turn ``["lora.r=16", "tracking=tensorboard"]`` into a flat mapping of typed values.
 
     Values are read as TOML where that works (``16``, ``true``, ``["q_lin"]``), else as text; a
-    comma-separated text becomes a list where a list is expected.
+    comma-separated text becomes a list where a list is expected. ``auto`` hands an automatic
+    setting back to the planner.
 
     Raises:
         UsageError: for a missing ``=`` or an unknown name (with "did you mean"), all at once.
@@ -182,7 +223,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             problems.append(f"{text!r} has no '='; write NAME=VALUE, for instance lora.r=16.")
         elif name not in known:
-            problems.append(f"There is no setting {name!r}.{did_you_mean(name, known)}")
+            problems.append(f"There is no setting {name!r}.{suggestion(name)}")
         else:
             flat[name] = _typed(name, value)
     if problems:
@@ -198,13 +239,23 @@ LIST_SETTINGS = ("tracking", "lora.target_modules")
 
 
 def _typed(name: str, value: str) -> Any:
+    if value == "auto" and flatten(Settings())[name] is None:
+        return None
     try:
         parsed: Any = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value
     if name in LIST_SETTINGS and isinstance(parsed, str):
         parsed = [part.strip() for part in parsed.split(",") if part.strip()]
-    return parsed
+    # A revision or a folder may look like a number or a date.
+    return parsed if isinstance(parsed, str) or not _is_text(name) else value
+
+
+def _is_text(name: str) -> bool:
+    head, _, tail = name.partition(".")
+    model: type[Section] = getattr(Settings(), head).__class__ if tail else Settings
+    annotation = model.model_fields[tail or head].annotation
+    return annotation is str or (str in get_args(annotation) and type(None) in get_args(annotation))
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,7 +277,7 @@ def build(flat: Mapping[str, Any], *, where: str = "settings") -> Settings:
         UsageError: unknown names or values out of range, all at once.
     """
     known = setting_names()
-    problems = [f"There is no setting {name!r}.{did_you_mean(name, known)}" for name in flat if name not in known]
+    problems = [f"There is no setting {name!r}.{suggestion(name)}" for name in flat if name not in known]
     settings = None
     try:
         settings = Settings.model_validate(nest({name: value for name, value in flat.items() if name in known}))
@@ -239,6 +290,19 @@ def build(flat: Mapping[str, Any], *, where: str = "settings") -> Settings:
             hint="`textlora plan --settings` lists every setting with its meaning.",
         )
     return settings
+
+
+def check_part(flat: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Check some settings on their own, so that an error names where they stand.
+
+    Returns:
+        The same names with values of the right type.
+
+    Raises:
+        UsageError: unknown names or values out of range, all at once.
+    """
+    checked = flatten(build(flat, where=where))
+    return {name: checked[name] for name in flat}
 
 
 def _problem(details: Any) -> str:

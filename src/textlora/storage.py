@@ -122,16 +122,26 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         with disk_errors(folder):
             temporary.mkdir(parents=True)
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _flush(file)
-            if folder.exists():
-                folder.replace(old)
-            temporary.replace(folder)
+            for item in (temporary, *temporary.rglob("*")):
+                if item.is_file() or item.is_dir():
+                    _flush(item)
+            _exchange(folder, temporary, old)
             _flush(folder.parent)
     finally:
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _exchange(folder: Path, new: Path, old: Path) -> None:
+    """Move ``folder`` to ``old`` and ``new`` in its place; put it back if that fails."""
+    if folder.exists():
+        folder.replace(old)
+    try:
+        new.replace(folder)
+    except BaseException:
+        if old.exists():
+            old.replace(folder)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -178,6 +188,8 @@ def _read_json(path: Path, made_by: str) -> Any:
         raise UsageError(f"{path} does not exist.", hint=f"`textlora {made_by}` writes it: run that first.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is damaged: {error}.", hint=f"Run `textlora {made_by}` again.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def check_schema(path: Path, schema: object, noun: str) -> None:
@@ -217,5 +229,6 @@ def cache_folder() -> Path:
     """Return the folder for what may be made again: ``$TEXTLORA_CACHE`` or ``~/.cache/textlora``."""
     root = os.environ.get("TEXTLORA_CACHE")
     if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "textlora"
+        return Path(root).expanduser()
+    # An empty variable counts as unset, as the XDG specification asks.
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textlora"

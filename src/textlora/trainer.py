@@ -70,7 +70,7 @@ class Collator:
         """Return ``labels`` (B,) and the inputs, or ``micro_batches`` of both with their rows."""
         if self.budget == 0:
             return self._tensors(samples)
-        lengths = [len(sample["ids"]) for sample in samples]
+        lengths = [self.limit if self.fixed else len(sample["ids"]) for sample in samples]
         batches = [
             {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)}
             for rows in micro_batches(lengths, self.budget, limit=self.limit)
@@ -86,6 +86,12 @@ class SealedTrainer(Trainer):
     """Trainer that seals its checkpoints and stops at a loss that is not a number."""
 
     make_seal: Callable[[], checkpoints.Seal]
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        if checkpoints.read(best) is None:
+            raise TrainingError(f"The best checkpoint, {best}, is damaged.", hint="Train again without --resume.")
+        super()._load_best_model()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Take one forward and backward pass; see ``Trainer.training_step``."""
@@ -106,7 +112,8 @@ class SealedTrainer(Trainer):
             encoder.save_adapter(self.model, Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with encoder.write_errors(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
         if self.args.should_save:
             root = Path(self.args.output_dir)
             checkpoints.seal(root / f"{checkpoints.PREFIX}{self.state.global_step}", self.make_seal())
@@ -173,8 +180,9 @@ class MovementCheck(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Remember all weights: the trained ones whole, the frozen ones by a checksum."""
-        self._start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-        self._frozen = {name: _checksum(p) for name, p in model.named_parameters() if not p.requires_grad}
+        # By name: an adapter that somebody froze is what this is for.
+        self._start = {name: p.detach().clone() for name, p in model.named_parameters() if encoder.is_ours(name)}
+        self._frozen = {name: _checksum(p) for name, p in model.named_parameters() if not encoder.is_ours(name)}
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Remember the learning rate of this step."""
@@ -227,12 +235,18 @@ class Recorder(TrainerCallback):
             self._loss = f"loss {entry['loss']:.3f}"
         if "eval_accuracy" in entry:
             self._score = f"validation accuracy {entry['eval_accuracy']:.4f}"
-        numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
+        # The gradient's norm is infinite in a step that fp16's scaler skips; JSON has no infinity.
+        numbers = {
+            name: float(value)
+            for name, value in entry.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
         self._on_entry({"step": state.global_step, **numbers})
         self._report(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the step."""
+        """Report the step; have the last steps' loss logged too."""
+        control.should_log = control.should_log or state.global_step >= state.max_steps
         self._report(state)
 
     def _report(self, state: Any) -> None:
@@ -241,16 +255,37 @@ class Recorder(TrainerCallback):
 
 
 class StopRequest(TrainerCallback):
-    """Saves and stops at the end of the step once ``requested`` is set (by a signal handler)."""
+    """Saves and stops at the end of the step once ``signal`` is set (by a signal handler)."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask Trainer for a checkpoint and the end."""
+        """Ask Trainer for a log entry, a checkpoint and the end."""
         if self.signal is not None:
+            # Without the entry, the losses since the last one would be lost.
+            control.should_log = True
             control.should_save = True
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take back the validation that Trainer wants when an epoch is left early.
+
+        It would cost time now, and give the run a candidate for the best checkpoint that an
+        undisturbed run does not have.
+        """
+        if self.signal is not None and not float(state.epoch).is_integer() and state.global_step < state.max_steps:
+            control.should_evaluate = False
+            control.should_save = False
+
+
+class MovedFolder(TrainerCallback):
+    """Finds the best checkpoint again when the run folder was moved before a resume."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Name the best checkpoint by where the folder is now."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"{checkpoints.PREFIX}{state.best_global_step}")
 
 
 class Clock:

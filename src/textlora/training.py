@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +21,13 @@ from textlora import checkpoints, encoder, hardware, metrics, models, planning, 
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.classifier import Classifier, make_bundle, reload_difference
 from textlora.encoder import EncoderSpec
-from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError
+from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
 from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
 from textlora.trainer import (
     Clock,
     Collator,
     MicroBatchTrainer,
+    MovedFolder,
     MovementCheck,
     Recorder,
     Samples,
@@ -71,7 +72,9 @@ def train(
             does not answer as the trained one.
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
     """
+    encoder.keep_freed_memory()
     planning.check_plan(plan, dataset)
+    _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent)
     start = job.checkpoint_to_resume() if resume else None
     if start is None:
@@ -91,6 +94,24 @@ def load_run(folder: Path) -> Run:
         UsageError: there is none, or it is of another version.
     """
     return storage.read_noun(folder / storage.RUN, Run, made_by="train")
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    known = sorted(INTEGRATION_TO_CALLBACK)
+    unknown = [f"There is no tracker {name!r}.{did_you_mean(name, known)}" for name in names if name not in known]
+    if unknown:
+        raise UsageError("Cannot use tracking:", problems=unknown, hint=f"Trackers: {', '.join(known)}.")
+    installed = get_available_reporting_integrations()
+    missing = [name for name in names if name not in installed]
+    if missing:
+        raise ResourceError(
+            f"Not installed: {', '.join(missing)}, named in tracking.", hint=f"pip install {' '.join(missing)}"
+        )
 
 
 def _silent(*_: object) -> None:
@@ -194,12 +215,10 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     clock = Clock(start.seal.seconds, start.seal.cpu_seconds) if start else Clock()
     history = _history_until(job.history, start.step) if start else []
     trainer = _make_trainer(job, model, _Data(tokenizer, train, validation))
-    trainer.make_seal = lambda: Seal(
-        job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds
-    )
+    trainer.make_seal = lambda: Seal(job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds)
     stop = StopRequest()
-    trainer.add_callback(stop)
     trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
+    trainer.add_callback(stop)
     with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root):
         output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     _raise_if_stopped(stop, job)
@@ -243,7 +262,7 @@ def _make_trainer(job: _Job, model: Any, data: _Data) -> SealedTrainer:
         eval_dataset=Samples(data.validation.ids, job.dataset.validation.labels),
         data_collator=collator,
         compute_metrics=lambda result: scores_from(result.predictions, result.label_ids, metrics.validation_scores),
-        callbacks=[MovementCheck(), *_early_stopping(settings.training.early_stopping_patience)],
+        callbacks=[MovedFolder(), MovementCheck(), *_early_stopping(settings.training.early_stopping_patience)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -293,6 +312,8 @@ def _arguments(job: _Job, *, steps_per_epoch: int) -> TrainingArguments:
         use_cpu=device == "cpu",
         fp16=device == "cuda" and job.settings.compute.precision == "fp16",
         dataloader_pin_memory=device == "cuda",
+        # The patience of early stopping counts on after a resume.
+        restore_callback_states_from_checkpoint=True,
         disable_tqdm=True,
     )
     # Several visible GPUs without a launcher would silently switch to DataParallel.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from textlora.settings import Settings
+from textlora.settings import Settings, flatten, show
 
 Task = Literal["single_label", "multi_label"]
 SPLIT_NAMES = ("train", "validation", "test")
@@ -172,7 +172,9 @@ class Dataset:
 class Machine:
     """Facts and measured rates of the machine that a plan was made for.
 
-    Rates are in GFLOP/s of a matrix product on all ``threads``, by precision.
+    Rates are in GFLOP/s of a matrix product on all threads, by precision: ``"fp32"``,
+    ``"fp32_onednn"``, ``"bf16"`` on the CPU, ``"gpu_fp32"``, ``"gpu_fp16"``, ``"gpu_bf16"`` on the
+    GPU. ``gpu_capability`` is CUDA's; an Apple GPU has none.
     """
 
     processor: str
@@ -221,6 +223,27 @@ class Plan:
     classes: int
     machine: Machine
     estimate: Estimate
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return name, value and reason of every setting, as text."""
+        values = flatten(self.settings)
+        return [(name, show(name, value), self.reasons.get(name, "default")) for name, value in values.items()]
+
+    def __str__(self) -> str:
+        """Return every value with its reason, and the estimate."""
+        rows, estimate = self.rows(), self.estimate
+        wide, wider = (max(len(row[column]) for row in rows) for column in (0, 1))
+        lines = [f"{name:<{wide}}  {value:<{wider}}  {reason}".rstrip() for name, value, reason in rows]
+        share = estimate.trainable_parameters / max(1, estimate.total_parameters)
+        return "\n".join(
+            [
+                f"Plan by the recipe {self.recipe!r} for {self.machine.processor}, {self.machine.cores} cores",
+                *lines,
+                f"trained: {estimate.trainable_parameters:,} of {estimate.total_parameters:,} parameters ({share:.1%}) in {estimate.steps:,} steps",
+                f"estimate: {estimate.train_seconds:,.0f} s to train, {estimate.evaluate_seconds:,.0f} s to evaluate, "
+                f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk",
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)

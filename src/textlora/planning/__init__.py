@@ -1,0 +1,118 @@
+"""Every setting decided once, with a reason: from the data, the machine, the recipe or the user.
+
+Command line > plan file > recipe > defaults; what none of them fixes is decided here. After the
+plan nothing is automatic any more. ``plan.toml`` keeps it in a form that can be read and edited.
+
+    layers: gather what was said -> deciding: the rest -> checking: does it fit -> estimating
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from textlora import hardware, models, settings, storage
+from textlora.errors import UsageError
+from textlora.planning.checking import check
+from textlora.planning.deciding import resolve
+from textlora.planning.estimating import estimate
+from textlora.planning.grounds import Choice, lengths_of, make_grounds, measure_lengths
+from textlora.planning.layers import gather
+from textlora.planning.plan_file import load_plan, read_plan_settings, save_plan
+from textlora.types import Dataset, Machine, Plan
+
+__all__ = ["check_plan", "describe_plan", "load_plan", "plan", "plan_fingerprint", "read_plan_settings", "save_plan"]
+
+
+def plan(
+    dataset: Dataset,
+    *,
+    base_model: str | None = None,
+    recipe: str = "default",
+    assignments: Mapping[str, Any] | None = None,
+    plan_file: Path | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """Decide every setting for a data set and a machine.
+
+    Args:
+        dataset: from ``prepare``.
+        base_model: hub id, local folder or ``embedded``; the same as ``model.base_model``.
+        recipe: name of a recipe; a plan file's own recipe wins over ``"default"``.
+        assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
+        plan_file: a ``plan.toml``, whole or in part.
+        machine: where training will run; this machine by default.
+
+    Raises:
+        UsageError: unknown, impossible or contradictory values, all together.
+        ResourceError: the base model or the device is not there.
+    """
+    given = _fold_base_model(base_model, assignments or {})
+    recipe, choices = gather(given, recipe=recipe, plan_file=plan_file)
+    info = models.base_info(choices["model.base_model"].value, choices["model.revision"].value)
+    machine = machine or hardware.describe_machine(storage.cache_folder())
+    grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
+    chosen, reasons = resolve(choices, grounds, small_data=recipe == "default")
+    return Plan(
+        settings=chosen,
+        reasons=reasons,
+        recipe=recipe,
+        dataset_fingerprint=dataset.fingerprint,
+        classes=grounds.classes,
+        machine=machine,
+        estimate=estimate(chosen, grounds),
+    )
+
+
+def _fold_base_model(base_model: str | None, assignments: Mapping[str, Any]) -> dict[str, Any]:
+    name = "model.base_model"
+    if base_model is None:
+        return dict(assignments)
+    if assignments.get(name, base_model) != base_model:
+        raise UsageError(
+            f"The base model is {base_model!r}, but {name} is set to {assignments[name]!r}.", hint="Name it once."
+        )
+    return {**assignments, name: base_model}
+
+
+def check_plan(plan: Plan, dataset: Dataset, *, path: Path | None = None) -> None:
+    """Refuse a plan that was made for other data, or that cannot be carried out here.
+
+    Args:
+        plan: the plan to be carried out.
+        dataset: the data it shall be carried out on.
+        path: the plan's file, for the message; ``plan.toml`` beside the data by default.
+
+    Raises:
+        UsageError: the fingerprints differ, or edited values do not fit together.
+        ResourceError: the planned base model or device is not there.
+    """
+    if plan.dataset_fingerprint == dataset.fingerprint:
+        _check_edits(plan, dataset)
+        return
+    plan_file, data_file = path or dataset.folder / storage.PLAN, dataset.folder / storage.DATASET
+    raise UsageError(
+        f"{plan_file} was made for other data ({plan.dataset_fingerprint[:12]}…) than {data_file} describes ({dataset.fingerprint[:12]}…).",
+        hint=f"Plan again for these data: textlora plan {dataset.folder} --plan {plan_file} --overwrite",
+    )
+
+
+def _check_edits(plan: Plan, dataset: Dataset) -> None:
+    """Check the plan's values as if they had just been asked for: they may have been edited."""
+    values = settings.flatten(plan.settings)
+    chosen = {name: Choice(value, plan.reasons.get(name, "default"), "plan file") for name, value in values.items()}
+    info = models.base_info(values["model.base_model"], values["model.revision"])
+    machine = hardware.describe_machine(probe=False)
+    # No check looks at the lengths, so the texts need not be counted again.
+    check(chosen, make_grounds(dataset, info, machine, (measure_lengths([1], info), None)))
+
+
+def plan_fingerprint(plan: Plan) -> str:
+    """Return the SHA-256 over all settings; reasons, machine and estimate do not count."""
+    return storage.fingerprint(f"{name}={value!r}" for name, value in settings.flatten(plan.settings).items())
+
+
+def describe_plan(plan: Plan) -> list[tuple[str, str, str]]:
+    """Return name, value and reason of every setting, for a table."""
+    return plan.rows()

@@ -1,0 +1,112 @@
+"""Values that cannot be, or that contradict each other, all found together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from textlora.errors import ResourceError, UsageError, did_you_mean
+from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, Choices, Grounds
+from textlora.types import Machine
+
+FIRST_BF16_CAPABILITY = (8, 0)
+
+
+def check(chosen: Choices, grounds: Grounds) -> None:
+    """Refuse settings that do not fit together, the base model or the machine.
+
+    Raises:
+        UsageError: all problems together.
+        ResourceError: nothing else is wrong, but the wanted device is not there.
+    """
+    missing = _missing_device(chosen, grounds)
+    problems = [problem for find in CHECKS for problem in find(chosen, grounds)]
+    if missing and not problems:
+        raise ResourceError(missing, hint="Leave compute.device out, or set it to cpu.")
+    if problems:
+        raise UsageError(
+            "These settings do not fit together:",
+            problems=[*([missing] if missing else []), *problems],
+            hint="Change them with --set NAME=VALUE or in the plan file; a setting that is left out is decided for you.",
+        )
+
+
+def has_bf16(machine: Machine) -> bool:
+    """Return whether the CUDA GPU computes in bf16 itself."""
+    return machine.gpu_capability is not None and machine.gpu_capability >= FIRST_BF16_CAPABILITY
+
+
+def gpu_name(machine: Machine) -> str:
+    """Return the GPU's name with its CUDA capability."""
+    capability = machine.gpu_capability
+    return f"{machine.gpu} (capability {capability[0]}.{capability[1]})" if capability else str(machine.gpu)
+
+
+def _missing_device(chosen: Choices, grounds: Grounds) -> str:
+    device, machine = chosen["compute.device"], grounds.machine
+    kind = "cuda" if machine.gpu_capability else "mps" if machine.gpu else "cpu"
+    if device.value in ("cpu", kind):
+        return ""
+    wanted = {"cuda": "CUDA GPU", "mps": "Apple GPU"}[device.value]
+    return f"compute.device is {device.told}, but PyTorch finds no {wanted} here."
+
+
+def _length_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    length, head, limit = chosen["text.max_length"], chosen["text.head_tokens"], grounds.info.max_length
+    problems = []
+    if length.value > limit:
+        problems.append(f"text.max_length is {length.told}, but {grounds.info.name} takes at most {limit} tokens.")
+    if chosen["text.policy"].value == "head+tail" and head.value >= length.value - SPECIAL_TOKENS:
+        most = length.value - SPECIAL_TOKENS - 1
+        problems.append(
+            f"text.head_tokens is {head.told}, which leaves no room for a tail within text.max_length {length.value}: at most {most}."
+        )
+    return problems
+
+
+def _target_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    targets, known = chosen["lora.target_modules"], grounds.info.linear_names
+    has = f"{grounds.info.name} has {', '.join(known)}."
+    if not targets.value:
+        return [f"lora.target_modules is empty; {has}"]
+    return [
+        f"lora.target_modules names {name!r} ({targets.reason}), which is no linear layer.{did_you_mean(name, known)} {has}"
+        for name in targets.value
+        if name not in known
+    ]
+
+
+def _precision_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    precision, device, machine = chosen["compute.precision"], chosen["compute.device"].value, grounds.machine
+    if precision.value == "fp16" and device == "cpu":
+        return [
+            f"compute.precision is {precision.told}, which runs at 13–26 GFLOP/s per core on a CPU; use bf16 or fp32."
+        ]
+    if precision.value == "bf16" and device == "cuda" and machine.gpu_capability and not has_bf16(machine):
+        return [
+            f"compute.precision is {precision.told}, but {gpu_name(machine)} only emulates bf16, about 4 times slower; use fp16 or fp32."
+        ]
+    return []
+
+
+def _attention_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    attention, kind = chosen["compute.attention"], grounds.info.model_type
+    if attention.value == "sdpa" and kind in EAGER_ONLY:
+        return [f"compute.attention is {attention.told}, but transformers has only eager attention for {kind}."]
+    return []
+
+
+def _data_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    return [
+        f"{name} is {chosen[name].told}, but the data were prepared with {value!r}; prepare them again to change it."
+        for name, value in grounds.prepared.items()
+        if name in chosen and chosen[name].value != value
+    ]
+
+
+CHECKS: Sequence[Callable[[Choices, Grounds], list[str]]] = (
+    _length_problems,
+    _target_problems,
+    _precision_problems,
+    _attention_problems,
+    _data_problems,
+)

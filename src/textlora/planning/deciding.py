@@ -1,0 +1,223 @@
+"""The decisions: every automatic setting from data, base model and machine, with a reason. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from textlora import settings
+from textlora.planning.checking import check, gpu_name, has_bf16
+from textlora.planning.estimating import RUNTIME_GB, Shape, activations_gb, steps
+from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
+from textlora.settings import Settings
+from textlora.types import Machine
+
+# bf16 costs digits, so it has to win by more than the probe's noise.
+BF16_GAIN = 1.2
+BF16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
+# Text lengths are rounded up to a multiple of this.
+LENGTH_MULTIPLE = 8
+# A CPU gains nothing from more than about 4,000 tokens at a time; a GPU needs many to be busy.
+MICRO_BATCHES = {
+    "cpu": (4096, 2048, 1024, 512),
+    "mps": (8192, 4096, 2048, 1024, 512),
+    "cuda": (32768, 16384, 8192, 4096, 2048, 1024, 512),
+}
+# Share of the free memory that activations may take.
+ACTIVATION_SHARE = 0.5
+# Fewer optimiser steps than this leave a fresh head and adapters half-trained.
+MIN_STEPS = 150
+MAX_EPOCHS = 10
+SMALL_BATCH_SIZES = (16, 8)
+
+
+def resolve(choices: Choices, grounds: Grounds, *, small_data: bool = False) -> tuple[Settings, dict[str, str]]:
+    """Decide what is still open and check that all values fit together. Pure.
+
+    Args:
+        choices: every setting by dotted name; an automatic one that is open has the value None.
+        grounds: data, base model and machine.
+        small_data: adapt epochs and batch size to a small training set, if the user set neither.
+
+    Returns:
+        The settings, and a reason for each of them by dotted name.
+
+    Raises:
+        UsageError: values that cannot be or that contradict each other, all together.
+        ResourceError: nothing else is wrong, but the wanted device is not there.
+    """
+    chosen = dict(choices)
+    _adopt_prepared(chosen, grounds)
+    for name, decide in DECISIONS.items():
+        if chosen[name].value is None:
+            value, reason = decide(chosen, grounds)
+            chosen[name] = Choice(value, reason, "decided")
+    _fit_head_tokens(chosen)
+    if small_data:
+        _adapt_to_small_data(chosen, grounds)
+    check(chosen, grounds)
+    _mention_long_warmup(chosen, grounds)
+    built = settings.build({name: choice.value for name, choice in chosen.items()})
+    return built, {name: choice.reason for name, choice in chosen.items()}
+
+
+def _adopt_prepared(chosen: Choices, grounds: Grounds) -> None:
+    """Take the data settings from the data: they have been used already."""
+    for name, value in grounds.prepared.items():
+        choice = chosen.get(name)
+        if choice is not None and choice.value != value and choice.source not in USER:
+            chosen[name] = Choice(value, "as the data were prepared", "decided")
+
+
+Decision = tuple[Any, str]
+
+
+def _revision(_: Choices, grounds: Grounds) -> Decision:
+    reasons = {"embedded": "comes with textlora", "local": "a local folder has no revisions"}
+    return grounds.info.revision, reasons.get(grounds.info.revision, "the commit that main stands for now")
+
+
+def _max_length(_: Choices, grounds: Grounds) -> Decision:
+    limit, longest = grounds.info.max_length, grounds.longest
+    needed = max(LENGTH_MULTIPLE, _round_up(longest, LENGTH_MULTIPLE)) if longest else limit
+    if longest and needed < limit:
+        return needed, f"the longest text has {longest:,} tokens; the encoder takes {limit:,}"
+    cut = grounds.lengths.rows_cut if longest else 0
+    return limit, "the encoder's limit" + (f"; {cut:,} longer texts are cut" if cut else "")
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _target_modules(_: Choices, grounds: Grounds) -> Decision:
+    return grounds.info.linear_names, f"all linear layers of the {grounds.info.layers} blocks"
+
+
+def _device(_: Choices, grounds: Grounds) -> Decision:
+    machine = grounds.machine
+    if machine.gpu is None:
+        return "cpu", "no GPU found"
+    memory = f" with {machine.gpu_memory_gb:.1f} GB" if machine.gpu_memory_gb else ""
+    return "cuda" if machine.gpu_capability else "mps", f"{machine.gpu}{memory} found"
+
+
+def _precision(chosen: Choices, grounds: Grounds) -> Decision:
+    device, machine = chosen["compute.device"].value, grounds.machine
+    if device == "mps":
+        return "fp32", "the safe choice on an Apple GPU"
+    if device == "cuda":
+        if has_bf16(machine):
+            return "bf16", f"{gpu_name(machine)} computes in bf16"
+        return "fp16", f"{gpu_name(machine)} has fp16 only; it emulates bf16"
+    return _cpu_precision(machine)
+
+
+def _cpu_precision(machine: Machine) -> Decision:
+    found = next((name for name in BF16_FEATURES if name in machine.features), None)
+    fp32, bf16 = machine.rates.get("fp32"), machine.rates.get("bf16")
+    if found is None:
+        return "fp32", "the processor has no bf16 arithmetic" + _figures(bf16, fp32, " (bf16 {}, fp32 {} GFLOP/s)")
+    if not (fp32 and bf16):
+        return "bf16", f"the processor has {found}; nothing was measured"
+    figures = _figures(bf16, fp32, " ({} against {} GFLOP/s)")
+    if bf16 >= BF16_GAIN * fp32:
+        return "bf16", f"bf16 runs {bf16 / fp32:.1f} times as fast as fp32 here{figures}"
+    return "fp32", f"bf16 runs only {bf16 / fp32:.1f} times as fast as fp32 here{figures}"
+
+
+def _figures(first: float | None, second: float | None, pattern: str) -> str:
+    return pattern.format(f"{first:,.0f}", f"{second:,.0f}") if first and second else ""
+
+
+def _attention(chosen: Choices, grounds: Grounds) -> Decision:
+    kind = grounds.info.model_type
+    if kind in EAGER_ONLY:
+        return "eager", f"transformers has no other for {kind}"
+    if chosen["compute.device"].value != "cpu":
+        return "sdpa", "one fused kernel on a GPU"
+    if chosen["compute.precision"].value == "fp32":
+        return "sdpa", "faster and smaller than eager for fp32 on a CPU"
+    return "eager", "faster than sdpa for bf16 on a CPU"
+
+
+def _tokens_per_micro_batch(chosen: Choices, grounds: Grounds) -> Decision:
+    device, info = str(chosen["compute.device"].value), grounds.info
+    shape = Shape.of(chosen)
+    free = _free_gb(device, grounds.machine) - RUNTIME_GB - info.parameters * shape.bytes / 1e9
+    sizes = MICRO_BATCHES[device]
+    for tokens in sizes:
+        needed = activations_gb(tokens, shape, info)
+        if needed <= ACTIVATION_SHARE * free:
+            return (
+                tokens,
+                f"{tokens:,} tokens keep about {needed:.1f} GB of activations; {max(free, 0):.1f} GB are free",
+            )
+    return sizes[-1], f"the least that is useful; only {max(free, 0):.1f} GB are free"
+
+
+def _free_gb(device: str, machine: Machine) -> float:
+    return (machine.gpu_memory_gb if device == "cuda" else None) or machine.available_memory_gb
+
+
+# In the order of their dependence: each may read what stands above it.
+DECISIONS: Mapping[str, Callable[[Choices, Grounds], Decision]] = {
+    "model.revision": _revision,
+    "text.max_length": _max_length,
+    "lora.target_modules": _target_modules,
+    "compute.device": _device,
+    "compute.precision": _precision,
+    "compute.attention": _attention,
+    "compute.tokens_per_micro_batch": _tokens_per_micro_batch,
+}
+
+
+def _fit_head_tokens(chosen: Choices) -> None:
+    """Keep the usual quarter for the head where the default does not leave room for a tail."""
+    length, head = chosen["text.max_length"].value, chosen["text.head_tokens"]
+    if head.source in ("default", "recipe") and head.value >= length - SPECIAL_TOKENS:
+        reason = f"a quarter of the {length} tokens; {head.value} would leave no room for a tail"
+        chosen["text.head_tokens"] = Choice(max(1, length // 4), reason, "decided")
+
+
+def _adapt_to_small_data(chosen: Choices, grounds: Grounds) -> None:
+    """Give a small training set more optimiser steps, where the user has not said how many.
+
+    The largest batch size wins that reaches ``MIN_STEPS`` within ``MAX_EPOCHS``; if none does,
+    the smallest.
+    """
+    rows, epochs, batch = grounds.rows["train"], chosen["training.epochs"], chosen["training.batch_size"]
+    if steps(rows, batch.value, epochs.value) >= MIN_STEPS:
+        return
+    smaller = [size for size in SMALL_BATCH_SIZES if size < batch.value and batch.source not in USER]
+    for size in (batch.value, *smaller):
+        wanted = _epochs_for(rows, size, epochs)
+        if steps(rows, size, wanted) >= MIN_STEPS:
+            break
+    reason = (
+        f"{rows:,} training rows give only {steps(rows, batch.value, epochs.value)} optimiser steps with batches of "
+        f"{batch.value} in {epochs.value:g} epochs; batches of {size} in {wanted:g} epochs make {steps(rows, size, wanted)}"
+    )
+    if size != batch.value:
+        chosen["training.batch_size"] = Choice(size, reason, "decided")
+    if wanted != epochs.value:
+        chosen["training.epochs"] = Choice(wanted, reason, "decided")
+
+
+def _epochs_for(rows: int, batch_size: int, epochs: Choice) -> float:
+    if epochs.source in USER:
+        return float(epochs.value)
+    needed = math.ceil(MIN_STEPS / max(1, math.ceil(rows / batch_size)))
+    return float(max(epochs.value, min(needed, MAX_EPOCHS)))
+
+
+def _mention_long_warmup(chosen: Choices, grounds: Grounds) -> None:
+    warmup, number = chosen["training.warmup_steps"], _planned_steps(chosen, grounds)
+    if warmup.value >= max(1, number):
+        reason = f"{warmup.reason}; longer than the {number} steps of this training, so the full learning rate is never reached"
+        chosen["training.warmup_steps"] = Choice(warmup.value, reason, warmup.source)
+
+
+def _planned_steps(chosen: Choices, grounds: Grounds) -> int:
+    return steps(grounds.rows["train"], chosen["training.batch_size"].value, chosen["training.epochs"].value)

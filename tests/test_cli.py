@@ -1,0 +1,200 @@
+"""The command line as a user meets it: output, exit codes, messages, no traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import EXAMPLE
+from textlora import cli
+
+TINY = ("--set", "training.epochs=1", "--set", "training.batch_size=16", "--set", "compute.precision=fp32", "--set", "text.max_length=32")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: object, stdin: str = "") -> Result:
+    """Run the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv, sys.stdin, sys.stdout, sys.stderr
+    sys.argv = ["textlora", *map(str, arguments)]
+    sys.stdin, sys.stdout, sys.stderr = io.StringIO(stdin), out, err
+    try:
+        code = cli.run()
+    finally:
+        sys.argv, sys.stdin, sys.stdout, sys.stderr = before
+    assert "Traceback" not in err.getvalue()
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def fresh(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "textlora", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+class TestHelp:
+    def test_help_loads_neither_torch_nor_other_heavy_libraries(self):
+        code = (
+            "import sys; sys.argv = ['textlora', '--help']; from textlora import cli; assert cli.run() == 0; "
+            "print([name for name in ('torch', 'transformers', 'peft', 'sklearn', 'matplotlib', 'pyarrow', 'scipy') if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+    def test_import_loads_no_torch(self):
+        code = "import sys, textlora; print(textlora.__version__, 'torch' in sys.modules, 'pydantic' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["0.1.0", "False", "False"]
+
+    def test_names_every_verb(self):
+        result = call("--help")
+        assert result.code == 0
+        for verb in ("fit", "prepare", "plan", "train", "evaluate", "report", "predict", "export"):
+            assert f"\n  {verb} " in result.out
+
+    def test_without_a_verb_shows_help(self):
+        assert call().out == call("--help").out
+
+    def test_version(self):
+        assert call("--version").out == "textlora 0.1.0\n"
+
+    def test_settings_lists_all_with_meaning(self):
+        out = call("plan", "--settings").out
+        assert "lora.r " in out
+        assert "Rank." in out
+        assert "training.learning_rate" in out
+
+
+class TestUsage:
+    def test_unknown_verb(self):
+        result = call("fitt", "x.csv")
+        assert result.code == 2
+        assert "No such command 'fitt'" in result.err
+
+    def test_unknown_option(self):
+        result = call("fit", "x.csv", "--lable", "y")
+        assert result.code == 2
+        assert "No such option: --lable" in result.err
+
+    def test_missing_argument(self):
+        assert call("fit").code == 2
+        result = call("plan")
+        assert result.code == 2
+        assert result.err == "error: plan needs a run folder or a data file.\nFor instance: textlora plan reviews.csv\n"
+
+    def test_unknown_settings_all_at_once(self):
+        result = call("fit", EXAMPLE, "--set", "lora.rank=4", "--set", "training.epoch=2", "--set", "seed")
+        assert result.code == 2
+        assert result.err == (
+            "error: Cannot use --set:\n"
+            "  - There is no setting 'lora.rank'. Did you mean 'lora.r'?\n"
+            "  - There is no setting 'training.epoch'. Did you mean 'training.epochs'?\n"
+            "  - 'seed' has no '='; write NAME=VALUE, for instance lora.r=16.\n"
+            "`textlora plan --settings` lists every setting with its meaning.\n"
+        )
+
+    def test_a_bug_leaves_a_log_and_no_traceback(self, monkeypatch):
+        monkeypatch.setattr("textlora.api.report_folder", lambda folder: 1 // 0)
+        result = call("report", "runs/x")
+        assert result.code == 1
+        assert result.err.startswith("error: This is a bug of textlora: ZeroDivisionError: integer division or modulo by zero\n")
+        log = Path(result.err.split("The details are in ")[1].split(";")[0])
+        assert "1 // 0" in log.read_text(encoding="utf-8")
+        log.unlink()
+
+
+class TestFit:
+    def test_every_stage_is_shown_and_a_repeat_takes_over(self, toy_csv, tiny_model, tmp_path):
+        out = tmp_path / "run"
+        first = call("fit", toy_csv, "--base-model", tiny_model, "--out", out, *TINY)
+        assert first.code == 0, first.err
+        for words in ("120 rows read = ", "recipe default", "training loss", "TF-IDF", "report.html"):
+            assert words in first.out
+        for name in ("dataset.json", "plan.toml", "run.json", "evaluation.json", "report.html", "report.md", "model_card.md"):
+            assert (out / name).exists(), name
+        adapter = (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+        second = call("fit", toy_csv, "--base-model", tiny_model, "--out", out, *TINY)
+        assert second.code == 0, second.err
+        assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == adapter
+
+    def test_another_run_in_the_folder_is_not_overwritten_unasked(self, toy_csv, tiny_model, tmp_path):
+        out = tmp_path / "run"
+        assert call("prepare", toy_csv, "--base-model", tiny_model, "--out", out).code == 0
+        before = (out / "dataset.json").read_bytes()
+        refused = call("prepare", toy_csv, "--base-model", tiny_model, "--out", out, "--set", "seed=7")
+        assert refused.code == 2
+        assert refused.err == (
+            f"error: {out / 'dataset.json'} was made from other data or options.\n"
+            "Choose another folder with --out, or replace the run in it with --overwrite.\n"
+        )
+        assert (out / "dataset.json").read_bytes() == before
+        assert call("prepare", toy_csv, "--base-model", tiny_model, "--out", out, "--set", "seed=7", "--overwrite").code == 0
+
+    def test_stages_one_by_one_as_json(self, toy_csv, tiny_model, tmp_path):
+        out = tmp_path / "run"
+        prepared = json.loads(call("prepare", toy_csv, "--base-model", tiny_model, "--out", out, "--json").out)
+        assert prepared["dataset"]["counts"]["read"] == 120
+        planned = json.loads(call("plan", out, "--base-model", tiny_model, *TINY, "--json").out)
+        assert planned["plan"]["settings"]["training"]["epochs"] == 1
+        trained = json.loads(call("train", out, "--json").out)
+        assert trained["run"]["epochs"] == 1
+        scored = json.loads(call("evaluate", out, "--split", "validation", "--json").out)
+        assert scored["evaluation"]["split"] == "validation"
+        assert Path(json.loads(call("report", out, "--json").out)["report"]).exists()
+
+
+class TestPredict:
+    def test_texts(self, example_run):
+        result = call("predict", example_run, "A quiet, moving film.", "[bold]Dull[/bold] [/red] and loud.")
+        assert result.code == 0
+        lines = result.out.splitlines()
+        assert len(lines) == 2
+        assert lines[0].endswith("A quiet, moving film.")
+        assert lines[1].endswith("[bold]Dull[/bold] [/red] and loud.")
+
+    def test_standard_input(self, example_run):
+        result = call("predict", example_run, stdin="Lovely.\n\nAwful.\n")
+        assert [line.split()[-1] for line in result.out.splitlines()] == ["Lovely.", "Awful."]
+
+    def test_json(self, example_run):
+        found = json.loads(call("predict", example_run, "Lovely.", "--json").out)["predictions"][0]
+        assert set(found["probabilities"]) == {"negative", "positive"}
+        assert sum(found["probabilities"].values()) == pytest.approx(1)
+
+    def test_file(self, example_run, tmp_path):
+        out = tmp_path / "scored.csv"
+        result = call("predict", example_run, EXAMPLE, "--out", out)
+        assert result.code == 0, result.err
+        head = out.read_text(encoding="utf-8").splitlines()[0]
+        assert head == "review,sentiment,prediction,probability,probability_negative,probability_positive"
+
+    def test_a_file_without_out_is_told_apart_from_a_text(self, example_run):
+        result = call("predict", example_run, EXAMPLE)
+        assert result.code == 2
+        assert result.err == f"error: {EXAMPLE} is a file.\nName the file to write the predictions to: --out scored.csv\n"
+
+    def test_no_such_run(self, tmp_path):
+        result = call("predict", tmp_path / "none", "x")
+        assert result.code == 2
+        assert result.err == (
+            f"error: There is no folder {tmp_path / 'none'}.\n"
+            "Give the run folder that `textlora fit` or `textlora train` made.\n"
+        )
+
+
+def test_python_m_textlora_works():
+    done = fresh("--version")
+    assert (done.returncode, done.stdout) == (0, "textlora 0.1.0\n")
