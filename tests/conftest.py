@@ -19,10 +19,51 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "movie_reviews.csv"
 
-WORDS = (
-    "a the film movie story acting plot good great fine lovely bad dull awful boring was is not very and but "
-    "with this i it loved hated never always end music script of to in for my we you he she long short"
-).split()
+WORDS = [
+    "a",
+    "the",
+    "film",
+    "movie",
+    "story",
+    "acting",
+    "plot",
+    "good",
+    "great",
+    "fine",
+    "lovely",
+    "bad",
+    "dull",
+    "awful",
+    "boring",
+    "was",
+    "is",
+    "not",
+    "very",
+    "and",
+    "but",
+    "with",
+    "this",
+    "i",
+    "it",
+    "loved",
+    "hated",
+    "never",
+    "always",
+    "end",
+    "music",
+    "script",
+    "of",
+    "to",
+    "in",
+    "for",
+    "my",
+    "we",
+    "you",
+    "he",
+    "she",
+    "long",
+    "short",
+]
 
 
 def write_tokenizer(folder: Path) -> int:

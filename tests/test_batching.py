@@ -44,7 +44,7 @@ class TestMicroBatches:
             assert order == sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
 
     def test_a_sample_beyond_the_budget_stands_alone(self):
-        assert micro_batches([5, 500, 7], 64, limit=512) == [[1], [2, 0]]
+        assert micro_batches([5, 500, 7], 2 * LENGTH_STEP, limit=512) == [[1], [2, 0]]
 
     def test_budget_zero_makes_one_batch(self):
         assert micro_batches([5, 500, 7], 0, limit=512) == [[1, 2, 0]]
@@ -61,7 +61,15 @@ class TestMicroBatches:
 class TestPaddedLength:
     @pytest.mark.parametrize(
         ("longest", "limit", "width"),
-        [(1, 512, 32), (32, 512, 32), (33, 512, 64), (500, 512, 512), (510, 510, 510), (65, 66, 66), (600, 512, 600)],
+        [
+            (1, 512, LENGTH_STEP),
+            (LENGTH_STEP, 512, LENGTH_STEP),
+            (LENGTH_STEP + 1, 512, 2 * LENGTH_STEP),
+            (500, 512, 512),
+            (510, 510, 510),
+            (65, 66, 66),
+            (600, 512, 600),
+        ],
     )
     def test_rounded_up_within_the_limit(self, longest, limit, width):
         assert padded_length(longest, limit) == width

@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.conftest import ARCHITECTURES, QUICK, reload_in_this_process, write_model
 from textlora import encoder, models, planning, training
+from textlora.batching import LENGTH_STEP
 from textlora.classifier import Classifier
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, UsageError
@@ -415,8 +416,8 @@ class TestPad:
 
     def test_ids_and_mask(self):
         found = encoder.pad(self.rows(3, 5), 9, limit=512)
-        assert found["input_ids"].shape == found["attention_mask"].shape == (2, 32)
-        assert found["input_ids"][0].tolist() == [1, 2, 3] + [9] * 29
+        assert found["input_ids"].shape == found["attention_mask"].shape == (2, LENGTH_STEP)
+        assert found["input_ids"][0].tolist() == [1, 2, 3] + [9] * (LENGTH_STEP - 3)
         assert found["attention_mask"].sum(1).tolist() == [3, 5]
 
     def test_the_limit_is_the_widest(self):
@@ -441,8 +442,9 @@ def test_libraries_are_quiet_only_while_loading():
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with encoder.quiet_libraries():
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.ERROR, False)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     with pytest.raises(KeyError), encoder.quiet_libraries():
-        assert logging.get_verbosity() == logging.ERROR
-        assert not logging.is_progress_bar_enabled()
         raise KeyError
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.conftest import ARCHITECTURES, write_model
 
+from tests.conftest import ARCHITECTURES, write_model
 from textlora import models
-from textlora.errors import ResourceError, UsageError
+from textlora.errors import UsageError
 
 REFUSED_HINT = "Give the folder of a Hugging Face encoder, or --base-model embedded."
 LINEARS = {
@@ -90,7 +90,7 @@ class TestNames:
             "except ResourceError as error: print(error)\n"
         )
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout == (
             f"The base model {name!r} is not in the local cache, and the hub cannot be reached.\n"
             "Connect to the network once to download it. "

@@ -164,10 +164,22 @@ def test_long_texts_get_the_encoders_limit():
     assert (values["text.head_tokens"], reasons["text.head_tokens"]) == (128, "default")
 
 
-def test_short_texts_get_a_shorter_limit_and_a_head_that_fits():
+def test_short_texts_leave_the_usual_limit_for_longer_ones_to_come():
     values, reasons = resolve(grounds(lengths=SHORT))
+    assert (values["text.max_length"], reasons["text.max_length"]) == (512, "the encoder's limit")
+
+
+def test_an_encoder_for_long_texts_takes_what_the_data_need():
+    long = replace(DISTILBERT, max_length=8192)
+    values, reasons = resolve(grounds(info=long, lengths=replace(SHORT, max_length=8192)))
+    assert values["text.max_length"] == 512
+    assert reasons["text.max_length"] == "the longest text has 90 tokens; the encoder takes 8,192"
+
+
+def test_an_encoder_for_short_texts_gets_a_head_that_fits():
+    short = replace(DISTILBERT, max_length=96)
+    values, reasons = resolve(grounds(info=short, lengths=replace(SHORT, max_length=96)))
     assert values["text.max_length"] == 96
-    assert reasons["text.max_length"] == "the longest text has 90 tokens; the encoder takes 512"
     assert values["text.head_tokens"] == 24
     assert reasons["text.head_tokens"] == "a quarter of the 96 tokens; 128 would leave no room for a tail"
 
@@ -175,11 +187,6 @@ def test_short_texts_get_a_shorter_limit_and_a_head_that_fits():
 def test_the_limit_stays_when_not_every_text_was_counted():
     values, reasons = resolve(grounds(lengths=SHORT, longest=None))
     assert (values["text.max_length"], reasons["text.max_length"]) == (512, "the encoder's limit")
-
-
-def test_very_short_texts_leave_a_valid_length():
-    values, _ = resolve(grounds(lengths=replace(SHORT, quantiles=(3,) * 9)))
-    assert (values["text.max_length"], values["text.head_tokens"]) == (8, 2)
 
 
 def test_all_linear_layers_are_adapted():
@@ -723,7 +730,7 @@ def test_plan_with_the_embedded_model_on_this_machine(tmp_path):
     data = dataset(tmp_path)
     made = planning.plan(data, base_model="embedded")
     assert made.settings.model.revision == "embedded"
-    assert made.settings.text.max_length == 48  # the longest text has 40 words
+    assert made.settings.text.max_length == 512
     assert made.dataset_fingerprint == data.fingerprint
     assert made.machine.rates["fp32"] > 0
     assert made.estimate.tokens_per_epoch >= sum(len(text.split()) + 2 for text in data.train.texts)
@@ -736,7 +743,7 @@ def test_plan_with_the_embedded_model_on_this_machine(tmp_path):
 def test_an_edit_that_does_not_fit_is_noticed_before_training(tmp_path):
     data = dataset(tmp_path)
     planning.save_plan(tmp_path / storage.PLAN, planning.plan(data, base_model="embedded", machine=XEON))
-    edit(tmp_path / storage.PLAN, "max_length = 48  ", "max_length = 1024  ")
+    edit(tmp_path / storage.PLAN, "max_length = 512  ", "max_length = 1024  ")
     with pytest.raises(UsageError) as caught:
         planning.check_plan(planning.load_plan(tmp_path / storage.PLAN), data)
     assert caught.value.problems == (
@@ -747,10 +754,10 @@ def test_an_edit_that_does_not_fit_is_noticed_before_training(tmp_path):
 def test_lengths_of_another_tokenizer_are_counted_again(tmp_path):
     other = replace(REVIEWS, base_model="somebody/else")
     made = planning.plan(dataset(tmp_path, lengths=other), base_model="embedded", machine=XEON)
-    assert made.settings.text.max_length == 48
+    assert made.reasons["text.max_length"] == "the encoder's limit"  # the longest text has 40 words
     known = replace(REVIEWS, base_model="embedded")
     trusted = planning.plan(dataset(tmp_path, lengths=known), base_model="embedded", machine=XEON)
-    assert trusted.settings.text.max_length == 512
+    assert trusted.reasons["text.max_length"].startswith("the encoder's limit; ")
 
 
 def test_measured_lengths_match_a_direct_count():

@@ -210,7 +210,7 @@ class TestRefusals:
         )
 
     def test_a_missing_source(self, classifier, tmp_path):
-        with pytest.raises(DataError, match="none.csv"):
+        with pytest.raises(DataError, match=r"none\.csv"):
             score_file(classifier, tmp_path / "none.csv", tmp_path / "out.csv")
 
     @pytest.mark.parametrize("target", FORMATS)

