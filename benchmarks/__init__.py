@@ -1,0 +1,1 @@
+"""Experiments and measurements; each is run with ``python -m benchmarks.NAME``."""
