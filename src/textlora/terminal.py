@@ -22,11 +22,14 @@ from textlora.types import Dataset, Evaluation, Interval, Machine, Plan, Predict
 
 # A plain log line at most so often, when standard error is no terminal.
 PLAIN_SECONDS = 10.0
+PLAIN_WIDTH = 140
 
 
 def stdout() -> Console:
     """Return the console for results."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    # A pipe or a file has no width; tables get room there.
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 def stderr() -> Console:
