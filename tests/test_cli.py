@@ -14,7 +14,16 @@ import pytest
 from tests.conftest import EXAMPLE
 from textlora import cli
 
-TINY = ("--set", "training.epochs=1", "--set", "training.batch_size=16", "--set", "compute.precision=fp32", "--set", "text.max_length=32")
+TINY = (
+    "--set",
+    "training.epochs=1",
+    "--set",
+    "training.batch_size=16",
+    "--set",
+    "compute.precision=fp32",
+    "--set",
+    "text.max_length=32",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,9 @@ def call(*arguments: object, stdin: str = "") -> Result:
 
 def fresh(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "textlora", *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "textlora", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 class TestHelp:
@@ -110,7 +121,9 @@ class TestUsage:
         monkeypatch.setattr("textlora.api.report_folder", lambda folder: 1 // 0)
         result = call("report", "runs/x")
         assert result.code == 1
-        assert result.err.startswith("error: This is a bug of textlora: ZeroDivisionError: integer division or modulo by zero\n")
+        assert result.err.startswith(
+            "error: This is a bug of textlora: ZeroDivisionError: integer division or modulo by zero\n"
+        )
         log = Path(result.err.split("The details are in ")[1].split(";")[0])
         assert "1 // 0" in log.read_text(encoding="utf-8")
         log.unlink()
@@ -123,7 +136,15 @@ class TestFit:
         assert first.code == 0, first.err
         for words in ("120 rows read = ", "recipe default", "training loss", "TF-IDF", "report.html"):
             assert words in first.out
-        for name in ("dataset.json", "plan.toml", "run.json", "evaluation.json", "report.html", "report.md", "model_card.md"):
+        for name in (
+            "dataset.json",
+            "plan.toml",
+            "run.json",
+            "evaluation.json",
+            "report.html",
+            "report.md",
+            "model_card.md",
+        ):
             assert (out / name).exists(), name
         adapter = (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
         second = call("fit", toy_csv, "--base-model", tiny_model, "--out", out, *TINY)
@@ -141,7 +162,10 @@ class TestFit:
             "Choose another folder with --out, or replace the run in it with --overwrite.\n"
         )
         assert (out / "dataset.json").read_bytes() == before
-        assert call("prepare", toy_csv, "--base-model", tiny_model, "--out", out, "--set", "seed=7", "--overwrite").code == 0
+        assert (
+            call("prepare", toy_csv, "--base-model", tiny_model, "--out", out, "--set", "seed=7", "--overwrite").code
+            == 0
+        )
 
     def test_stages_one_by_one_as_json(self, toy_csv, tiny_model, tmp_path):
         out = tmp_path / "run"
@@ -184,7 +208,9 @@ class TestPredict:
     def test_a_file_without_out_is_told_apart_from_a_text(self, example_run):
         result = call("predict", example_run, EXAMPLE)
         assert result.code == 2
-        assert result.err == f"error: {EXAMPLE} is a file.\nName the file to write the predictions to: --out scored.csv\n"
+        assert (
+            result.err == f"error: {EXAMPLE} is a file.\nName the file to write the predictions to: --out scored.csv\n"
+        )
 
     def test_no_such_run(self, tmp_path):
         result = call("predict", tmp_path / "none", "x")

@@ -71,7 +71,7 @@ def test_python_of_the_docs_runs(page, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     names: dict[str, object] = {}
     for body in blocks(page, "python"):
-        exec(compile(body, str(page), "exec"), names)  # noqa: S102
+        exec(compile(body, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -15,7 +15,11 @@ import pytest
 from tests.test_cli import TINY, call
 from textlora import api, planning, reporting, terminal
 
-ROWS = [f"{word} film number {number},{label}" for number in range(40) for word, label in (("good", "positive"), ("bad", "negative"))]
+ROWS = [
+    f"{word} film number {number},{label}"
+    for number in range(40)
+    for word, label in (("good", "positive"), ("bad", "negative"))
+]
 
 
 def write(folder: Path, *lines: str, name: str = "data.csv") -> Path:
@@ -25,7 +29,7 @@ def write(folder: Path, *lines: str, name: str = "data.csv") -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def fit(tiny_model, tmp_path):
     """Call ``fit`` on a path with the tiny model, into ``tmp_path/run``."""
 
@@ -67,7 +71,7 @@ class TestData:
 
     def test_latin_1_bytes(self, fit, tmp_path):
         path = tmp_path / "latin.csv"
-        path.write_bytes("review,sentiment\n".encode() + "\n".join([*ROWS, "tr\xe8s bon film,positive"]).encode("latin-1"))
+        path.write_bytes(b"review,sentiment\n" + "\n".join([*ROWS, "tr\xe8s bon film,positive"]).encode("latin-1"))
         result = fit(path)
         assert result.code == 3
         assert f"line {len(ROWS) + 2}" in result.err
@@ -126,7 +130,9 @@ class TestEnvironment:
     def test_full_disk(self, fit, tmp_path, size):
         small = tmp_path / "small"
         small.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", small], capture_output=True, check=False)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", small], capture_output=True, check=False
+        )
         if mounted.returncode:
             pytest.skip("only root can make a small disk")
         try:
@@ -181,7 +187,10 @@ class TestFolders:
     def test_stage_without_its_predecessor(self, tmp_path):
         result = call("train", tmp_path)
         assert result.code == 2
-        assert result.err == f"error: {tmp_path / 'dataset.json'} does not exist.\n`textlora prepare` writes it: run that first.\n"
+        assert (
+            result.err
+            == f"error: {tmp_path / 'dataset.json'} does not exist.\n`textlora prepare` writes it: run that first.\n"
+        )
 
 
 def interrupt_at(monkeypatch, stage: str, number: signal.Signals) -> None:
@@ -194,14 +203,18 @@ def interrupt_at(monkeypatch, stage: str, number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
 
     progress = terminal.Reporter.__call__
-    monkeypatch.setattr(terminal.Reporter, "__call__", lambda self, name, *rest: (strike(name), progress(self, name, *rest))[1])
+    monkeypatch.setattr(
+        terminal.Reporter, "__call__", lambda self, name, *rest: (strike(name), progress(self, name, *rest))[1]
+    )
     for name, owner, function in (("plan", planning, "plan"), ("report", reporting, "report")):
         real = getattr(owner, function)
         monkeypatch.setattr(owner, function, lambda *a, _name=name, _real=real, **k: (strike(_name), _real(*a, **k))[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-@pytest.mark.parametrize("stage", ["count tokens", "plan", "tokenize train", "train", "check reload", "evaluate", "report"])
+@pytest.mark.parametrize(
+    "stage", ["count tokens", "plan", "tokenize train", "train", "check reload", "evaluate", "report"]
+)
 def test_interrupted_in_each_stage_and_the_next_call_goes_on(stage, number, fit, toy_csv, tmp_path, monkeypatch):
     interrupt_at(monkeypatch, stage, number)
     stopped = fit(toy_csv)
