@@ -401,20 +401,20 @@ def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False)
         if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != asked:
             _refuse_other(dataset.folder, storage.PLAN, "was made with other options")
         return planning.load_plan(dataset.folder / storage.PLAN)
-    made = plan(
+    # Before the plan, so that a stop between the two leaves no plan that nobody asked for.
+    storage.write_text(path, json.dumps(asked, indent=1))
+    return plan(
         dataset,
         base_model=options.base_model,
         recipe=options.recipe,
         assignments=options.assignments,
         plan_file=options.plan_file,
     )
-    storage.write_text(path, json.dumps(asked, indent=1))
-    return made
 
 
 def _request(options: PlanOptions) -> dict[str, Any]:
-    content = options.plan_file.read_text(encoding="utf-8") if options.plan_file else ""
-    return {**asdict(options), "plan_file": storage.fingerprint([content])}
+    from_file = planning.read_plan_settings(options.plan_file) if options.plan_file else {}
+    return {**asdict(options), "plan_file": from_file}
 
 
 def _refuse_other(folder: Path, name: str, why: str) -> None:
