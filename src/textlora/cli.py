@@ -27,6 +27,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 data, 4 resources or environment, 130/143 interrupted.",
 )
 
+INTERRUPTED = 130
 DATA_PANEL = "Data options"
 Data = Annotated[
     Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet file, compressed or not.", show_default=False)
@@ -389,6 +390,8 @@ def _help_hint(error: TyperException) -> str:
 
 def _dispatch() -> int:
     code = app(standalone_mode=False)
+    if code == INTERRUPTED:  # typer has swallowed a Ctrl-C
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 
