@@ -65,7 +65,7 @@ def test_the_folder_is_an_ordinary_one(run):
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     assert config["label2id"] == {"negative": 0, "positive": 1}
     assert config["dtype"] == "float32"
-    assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 40
+    assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 64
 
 
 def test_it_can_be_written_elsewhere_and_again(run, tmp_path):

@@ -34,18 +34,15 @@ BASELINE_SECONDS = 4e-6
 ASSUMED_RATES = {"fp32": 60.0, "bf16": 200.0, "fp16": 15.0, "gpu_fp32": 5e3, "gpu_fp16": 2e4, "gpu_bf16": 5e4}
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 RUNTIME_GB = 0.6
-# oneDNN keeps memory for every shape of micro-batch it has met. How much is a guess, from one run of
-# 125 steps that peaked at 3.7 GB, about 1.8 GB above the other terms for data like it.
-SHAPE_GB = 0.05
+# Memory that is kept for every further shape of micro-batch (oneDNN's, and gaps in the heap). Fitted to one run:
+# 1,246 steps with MiniLM over IMDB peaked at 3.8 GB.
+SHAPE_GB = 0.13
 # Values per token and layer kept for the backward pass, in units of the hidden and inner width.
 KEPT_HIDDEN, KEPT_INTERMEDIATE = 14, 4
 # Attention matrices kept per head under eager attention.
 KEPT_ATTENTION = 2
 CHECKPOINTS_KEPT = 3
 REPORT_GB = 0.01
-# Freed memory is kept for the next tensor, with gaps: 3.8 GB at the peak of two epochs over 20,000 reviews
-# with MiniLM, where the sum without this factor is 2.6 GB.
-KEPT = 1.6
 SIMULATED_STEPS = 40
 # The pooler of these is part of the pretrained encoder; only the last layer of the head is new.
 POOLED = ("bert", "albert")
@@ -232,7 +229,7 @@ def _memory_gb(chosen: Settings, grounds: Grounds, epoch: Load, trainable: int) 
     data = sum(grounds.rows.values()) * (10 * grounds.lengths.mean) / 1e9
     working = info.parameters * shape.bytes / 1e9 + activations_gb(epoch.largest, shape, info)
     if compute.device == "cpu":
-        working = KEPT * (working + SHAPE_GB * epoch.shapes)
+        working += SHAPE_GB * (epoch.shapes - 1)
     # Weights arrive in fp32, before there are any activations.
     return RUNTIME_GB + max(working, info.parameters * 4 / 1e9) + trainable * 16 / 1e9 + data
 
