@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback
 
 from textlora import checkpoints, encoder
 from textlora.batching import micro_batches
+from textlora.classifier import softmax
 from textlora.errors import TrainingError
 from textlora.tokenization import TokenIds
 
@@ -308,6 +309,5 @@ class Clock:
 
 def scores_from(logits: np.ndarray, labels: np.ndarray, score: Callable[..., dict[str, float]]) -> dict[str, float]:
     """Turn logits (N, C) into validation scores, without the loss, which Trainer has."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores = score(labels, shifted / shifted.sum(axis=1, keepdims=True))
+    scores = score(labels, softmax(logits))
     return {name: value for name, value in scores.items() if name != "loss"}
