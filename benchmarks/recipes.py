@@ -1,66 +1,88 @@
-"""Which settings are worth being defaults: trains once for each and compares on validation.
+r"""Which settings are worth being defaults: trains once for each and compares on validation.
 
-    python -m benchmarks.recipes IMDB.csv --sample 0.2 --vary training.learning_rate=2e-4,5e-4,1e-3
+    python -m benchmarks.recipes IMDB.csv --sample 0.36 --data data.validation_share=0.49 \
+        --vary training.learning_rate=2e-4,5e-4,1e-3 --seeds 1,2,3
 
-Every trial gets the same rows and the same seed. The test split is never looked at. One line a
-trial goes to ``--results`` as it ends, so that a stopped experiment keeps what it has.
+Every trial gets the same rows; ``--vary`` may be repeated, and all combinations are tried with
+every seed (of the head, the adapters and the order of training). The test split is never looked
+at. One line a trial goes to ``--results`` as it ends, so that a stopped experiment keeps what it
+has.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import textlora
-from textlora import settings
+from textlora import api, settings, training
 
 
 def main() -> None:
-    """Run the trials one after the other."""
+    """Run the trials one after the other, on data that are prepared once."""
     options = _options()
-    print(f"{'value':>24} {'accuracy':>9} {'val. loss':>9} {'train loss':>10} {'CPU s':>7} {'s':>7}")
-    for assignment in _trials(options.vary):
-        result = _trial(options, assignment)
-        with options.results.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(result) + "\n")
-        best = result["best"]
-        print(
-            f"{assignment:>24} {best['eval_accuracy']:9.4f} {best['eval_loss']:9.4f} {result['mean_training_loss']:10.4f}"
-            f" {result['cpu_seconds']:7.0f} {result['seconds']:7.0f}",
-            flush=True,
-        )
+    print(f"{'trial':>50} {'accuracy':>9} {'val. loss':>9} {'train loss':>10} {'CPU s':>7} {'s':>7}")
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = _prepare(options, Path(folder))
+        for trial in _trials(options.vary, options.seeds):
+            result = _trial(options, trial, dataset)
+            with options.results.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(result) + "\n")
+            _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    best = result["best"]
+    print(
+        f"{' '.join(result['varied']):>50} {best['eval_accuracy']:9.4f} {best['eval_loss']:9.4f}"
+        f" {result['mean_training_loss']:10.4f} {result['cpu_seconds']:7.0f} {result['seconds']:7.0f}",
+        flush=True,
+    )
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--vary", required=True, metavar="NAME=VALUE,VALUE", help="the setting and its values")
+    parser.add_argument("--vary", action="append", default=[], metavar="NAME=VALUE,VALUE", help="a setting, its values")
+    parser.add_argument("--seeds", default="42", help="seeds of the training, separated by commas")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="the same in every trial")
+    parser.add_argument("--data", dest="prepare", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the rows")
+    parser.add_argument("--recipe", default="default")
     parser.add_argument("--base-model", default="embedded")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "recipes.jsonl")
     return parser.parse_args()
 
 
-def _trials(vary: str) -> Iterator[str]:
-    name, _, values = vary.partition("=")
-    for value in values.split(","):
-        yield f"{name}={value}"
+def _prepare(options: argparse.Namespace, folder: Path) -> textlora.Dataset:
+    chosen = settings.parse_assignments([*options.prepare, f"data.sample={options.sample}"])
+    return api.prepare_folder(
+        options.data, folder, api.DataOptions(), api.PlanOptions(options.base_model, "default", chosen)
+    )
 
 
-def _trial(options: argparse.Namespace, assignment: str) -> dict[str, Any]:
-    chosen = settings.parse_assignments([*options.set, assignment])
+def _trials(vary: Sequence[str], seeds: str) -> Iterator[list[str]]:
+    """Yield the assignments of each trial; the seed runs slowest, so that a stopped run compares."""
+    axes = [[f"seed={seed}" for seed in seeds.split(",")]]
+    for axis in vary:
+        name, _, values = axis.partition("=")
+        axes.append([f"{name}={value}" for value in values.split(",")])
+    yield from map(list, itertools.product(*axes))
+
+
+def _trial(options: argparse.Namespace, trial: list[str], dataset: textlora.Dataset) -> dict[str, Any]:
+    chosen = settings.parse_assignments([*options.set, *trial])
+    plan = textlora.plan(dataset, base_model=options.base_model, recipe=options.recipe, assignments=chosen)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = textlora.prepare(options.data, out=folder, sample=options.sample, base_model=options.base_model)
-        plan = textlora.plan(dataset, base_model=options.base_model, assignments=chosen)
-        run = textlora.train(plan, dataset)
+        run = training.train(plan, dataset, folder=Path(folder))
     evaluations = [entry for entry in run.history if "eval_loss" in entry]
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,8 +94,9 @@ def _trial(options: argparse.Namespace, assignment: str) -> dict[str, Any]:
         "data": options.data.name,
         "rows": len(dataset.train),
         "base_model": options.base_model,
-        "fixed": options.set,
-        "varied": assignment,
+        "recipe": options.recipe,
+        "fixed": [*options.prepare, *options.set],
+        "varied": trial,
         "best": next(entry for entry in evaluations if entry["step"] == run.best_step),
         "evaluations": evaluations,
         "mean_training_loss": run.mean_training_loss,
