@@ -1,0 +1,148 @@
+"""Attention within each text of a micro-batch whose tokens lie end to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from textlora.packed.layout import Layout, Segment
+
+FLASH_CAPABILITY = (8, 0)
+
+
+def attend(qkv: torch.Tensor, layout: Layout, heads: int, *, kernel: str) -> torch.Tensor:
+    """Return softmax(Q Kᵀ / √d) V for every text and head.
+
+    Args:
+        qkv: queries, keys and values side by side, (N, 3 H).
+        layout: where the texts lie.
+        heads: number of heads; d = H / heads.
+        kernel: ``eager`` keeps the probabilities for the backward pass; ``sdpa`` computes them
+            again, which needs less memory. On a GPU in half precision both mean the fused kernel
+            for texts laid end to end.
+
+    Returns:
+        (N, H); zero for filler rows.
+    """
+    if qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16):
+        return _fused(qkv, layout, heads)
+    mixed: torch.Tensor = _Attention.apply(qkv, layout, heads, kernel == "eager")
+    return mixed
+
+
+class _Attention(torch.autograd.Function):
+    """Attention by batched products over the segments of a layout, with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: torch.Tensor, layout: Layout, heads: int, keep: bool) -> torch.Tensor:
+        mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+        mixed[layout.tokens :] = 0
+        kept: list[torch.Tensor] = []
+        for segment in layout.segments:
+            q, k, v = split_heads(segment.gather(qkv), heads)
+            if keep:
+                weights = _weights(q, k, segment)
+                context = torch.bmm(weights, v)
+                kept += [q, k, v, weights]
+            else:
+                context = _flash(q, k, v, segment)
+                kept += [q, k, v]
+            segment.scatter(_join_heads(context, segment.texts), mixed)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(*kept)
+            ctx.layout, ctx.keep = layout, keep
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = gradients
+        kept, layout = list(ctx.saved_tensors), ctx.layout
+        out = grad.new_empty(len(grad), 3 * grad.shape[1])
+        out[layout.tokens :] = 0
+        for segment in layout.segments:
+            q, k, v = kept[:3]
+            weights = kept[3] if ctx.keep else _weights(q, k, segment)
+            kept = kept[4 if ctx.keep else 3 :]
+            heads = len(q) // segment.texts
+            (upstream,) = split_heads(segment.gather(grad), heads, parts=1)
+            parts = _attention_gradients(q, k, v, weights, upstream)
+            segment.scatter(torch.cat([_join_heads(part, segment.texts) for part in parts], dim=-1), out)
+        return out, None, None, None
+
+
+def split_heads(rows: torch.Tensor, heads: int, *, parts: int = 3) -> tuple[torch.Tensor, ...]:
+    """Turn (G, P, parts * H) into ``parts`` tensors (G * heads, P, d)."""
+    texts, padded, width = rows.shape
+    by_head = rows.view(texts, padded, parts, heads, width // (parts * heads)).permute(2, 0, 3, 1, 4).contiguous()
+    return by_head.view(parts, texts * heads, padded, -1).unbind(0)
+
+
+def _join_heads(by_head: torch.Tensor, texts: int) -> torch.Tensor:
+    """Turn (G * heads, P, d) into (G, P, H)."""
+    _, padded, width = by_head.shape
+    return by_head.view(texts, -1, padded, width).transpose(1, 2).reshape(texts, padded, -1)
+
+
+def _weights(q: torch.Tensor, k: torch.Tensor, segment: Segment) -> torch.Tensor:
+    """Return the probabilities (G * heads, P, P) of each token attending to each."""
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+    if not segment.full:
+        mask_padding(scores.view(segment.texts, -1, *scores.shape[1:]), segment)
+    return scores.softmax(-1)
+
+
+def mask_padding(scores: torch.Tensor, segment: Segment) -> None:
+    """Set the scores (G, heads, …, P) of padded keys to minus infinity, in place."""
+    for text, length in enumerate(segment.lengths):
+        scores[text, ..., length:] = -torch.inf
+
+
+def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segment: Segment) -> torch.Tensor:
+    by_text = [part.view(segment.texts, -1, *part.shape[1:]) for part in (q, k, v)]
+    bias = None
+    if not segment.full:
+        bias = q.new_zeros(segment.texts, 1, 1, segment.padded)
+        mask_padding(bias, segment)
+    return scaled_dot_product_attention(*by_text, attn_mask=bias).reshape(q.shape)
+
+
+def _attention_gradients(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, weights: torch.Tensor, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of q, k and v, each (G * heads, P, d)."""
+    scale = q.shape[-1] ** -0.5
+    grad_v = torch.bmm(weights.transpose(1, 2), grad)
+    grad_weights = torch.bmm(grad, v.transpose(1, 2))
+    grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+    grad_q = torch.bmm(grad_scores, k).mul_(scale)
+    grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale)
+    return grad_q, grad_k, grad_v
+
+
+def _fused(qkv: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
+    """Attend on a GPU with one kernel over all texts."""
+    own = qkv[: layout.tokens].view(layout.tokens, 3, heads, -1)
+    boundaries, longest = layout.boundaries(qkv.device), max(layout.lengths)
+    if torch.cuda.get_device_capability(qkv.device) >= FLASH_CAPABILITY:
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = own.unbind(1)
+        mixed = varlen_attn(q, k, v, boundaries, boundaries, longest, longest)
+    else:
+        mixed = _jagged(own, boundaries, longest)
+    filler = qkv.new_zeros(layout.rows - layout.tokens, qkv.shape[1] // 3)
+    return torch.cat([mixed.reshape(layout.tokens, -1), filler])
+
+
+def _jagged(own: torch.Tensor, boundaries: torch.Tensor, longest: int) -> torch.Tensor:
+    """Attend on GPUs before Ampere: the memory-efficient kernel behind jagged nested tensors."""
+    from torch.nested import nested_tensor_from_jagged
+
+    parts = [
+        nested_tensor_from_jagged(part.contiguous(), boundaries, max_seqlen=longest).transpose(1, 2)
+        for part in own.unbind(1)
+    ]
+    mixed: torch.Tensor = scaled_dot_product_attention(*parts).transpose(1, 2).values()
+    return mixed

@@ -1,0 +1,146 @@
+"""Frozen linear layers with LoRA adapters, several of them side by side as one product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+
+class PackedLinear:
+    """One or several linear layers over the same input, their outputs side by side.
+
+    Several frozen weights are laid into one block of memory, of which the layers' own become
+    views; so nothing is kept twice, and what is written into a layer arrives here too.
+
+    Args:
+        layers: ``nn.Linear`` modules, or PEFT's LoRA layers around them.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = list(layers)
+        self._weight: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return W x + b + (alpha / r) B A x for x (N, in), the outputs side by side: (N, out)."""
+        weight, bias = self.frozen()
+        adapters = [adapter(layer) for layer in self.layers]
+        if not any(adapters):
+            return linear(x, weight, bias)
+        dropout = next(found[2] for found in adapters if found)
+        if dropout.p and dropout.training:
+            return linear(x, weight, bias) + self._dropped(x, adapters)
+        down, up = self._block(adapters, x.dtype)
+        adapted: torch.Tensor = _AdaptedLinear.apply(x, weight, bias, down, up)
+        return adapted
+
+    def frozen(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the frozen weights (out, in) and biases (out,) of all layers."""
+        bases = [base_layer(layer) for layer in self.layers]
+        if len(bases) == 1:
+            return bases[0].weight, bases[0].bias
+        # A move to another device or precision has given the layers memory of their own again.
+        if self._weight is None or self._weight.data_ptr() != bases[0].weight.data_ptr():
+            self._weight = _fuse([base.weight for base in bases])
+            self._bias = torch.cat([base.bias.detach() for base in bases])
+        return self._weight, self._bias
+
+    def _block(self, adapters: Sequence[Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all A over each other (R, in), and all scaled B as blocks of one matrix (out, R)."""
+        down = torch.cat([found[0] for found in adapters if found])
+        blocks = [
+            found[1] if found else down.new_zeros(base_layer(layer).out_features, 0)
+            for layer, found in zip(self.layers, adapters, strict=True)
+        ]
+        up = blocks[0] if len(blocks) == 1 else torch.block_diag(*blocks)
+        return down.to(dtype), up.to(dtype)
+
+    def _dropped(self, x: torch.Tensor, adapters: Sequence[Any]) -> torch.Tensor:
+        """Return the adapters' part of the output when inputs are dropped before them."""
+        parts = []
+        for layer, found in zip(self.layers, adapters, strict=True):
+            if found:
+                down, up, dropout = found
+                parts.append(linear(linear(dropout(x), down.to(x.dtype)), up.to(x.dtype)))
+            else:
+                parts.append(x.new_zeros(len(x), base_layer(layer).out_features))
+        return torch.cat(parts, dim=-1)
+
+
+def base_layer(layer: Any) -> Any:
+    """Return the frozen linear layer, without PEFT's wrapper."""
+    return getattr(layer, "base_layer", layer)
+
+
+def adapter(layer: Any) -> tuple[torch.Tensor, torch.Tensor, Any] | None:
+    """Return A (r, in), scaled B (out, r) and dropout of the active adapter, or None.
+
+    Raises:
+        NotImplementedError: more than one adapter is active.
+    """
+    if not hasattr(layer, "lora_A") or layer.disable_adapters or layer.merged:
+        return None
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if not active:
+        return None
+    if len(active) > 1:
+        raise NotImplementedError(f"packed layers take one adapter, and {len(active)} are active")
+    name = active[0]
+    return layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name], Dropout.of(layer, name)
+
+
+class Dropout:
+    """PEFT's dropout before an adapter: ``nn.Dropout``, or ``nn.Identity`` for none."""
+
+    def __init__(self, p: float, training: bool) -> None:
+        self.p = p
+        self.training = training
+
+    @classmethod
+    def of(cls, layer: Any, name: str) -> Dropout:
+        """Return the dropout of a LoRA layer's adapter."""
+        module = layer.lora_dropout[name]
+        return cls(getattr(module, "p", 0.0), module.training)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop elements of ``x``."""
+        return nn.functional.dropout(x, self.p, self.training)
+
+
+def _fuse(weights: Sequence[nn.Parameter]) -> torch.Tensor:
+    fused = torch.cat([weight.detach() for weight in weights])
+    for weight, part in zip(weights, fused.split([len(weight) for weight in weights]), strict=True):
+        weight.data = part
+    return fused
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """y = x Wᵀ + b + (x Aᵀ) Bᵀ with W and b frozen: no gradient is computed for them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, down: torch.Tensor, up: torch.Tensor
+    ) -> torch.Tensor:
+        inner = linear(x, down)
+        y = linear(x, weight, bias)
+        y.addmm_(inner, up.t())
+        ctx.save_for_backward(x, inner, weight, down, up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = gradients
+        x, inner, weight, down, up = ctx.saved_tensors
+        grad_inner = grad @ up
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ weight
+            grad_x.addmm_(grad_inner, down)
+        # The thin side first and contiguous: twice as fast on a CPU as the other way round.
+        grad_up = (inner.t().contiguous() @ grad).t()
+        grad_down = grad_inner.t().contiguous() @ x
+        return grad_x, None, None, grad_down, grad_up
