@@ -17,7 +17,7 @@ import zstandard
 
 from textlora import readers
 from textlora.errors import DataError, UsageError
-from textlora.readers import BadRow, Row, find_columns, find_text_column, open_table, read_frame
+from textlora.readers import BadRow, Row, delimited, find_columns, find_text_column, open_table, read_frame
 
 CONTENT = 'review,sentiment\n"late, but ""it"" works",positive\nbroke at once,negative\n'
 EXPECTED = "a CSV, TSV, JSON lines or Parquet file is expected, plain or compressed with gzip, xz or zstd"
@@ -423,7 +423,7 @@ def test_quotes_inside_plain_cells_are_text(tmp_path):
 @pytest.mark.parametrize("line", ['a","b\n', 'x,"b\n', '"a\n', 'a,"b","c\n'])
 def test_a_quote_in_every_line_stays_linear(line, monkeypatch):
     scanned = 0
-    original = readers._Feed._next_line
+    original = delimited._Feed._next_line
 
     def counting(feed):
         nonlocal scanned
@@ -431,10 +431,10 @@ def test_a_quote_in_every_line_stays_linear(line, monkeypatch):
         scanned += len(found)
         return found
 
-    monkeypatch.setattr(readers._Feed, "_next_line", counting)
+    monkeypatch.setattr(delimited._Feed, "_next_line", counting)
     lines = [line] * 20_000
     limit = 10_000
-    records = list(readers._csv_records(lines, ",", limit))
+    records = list(delimited._csv_records(lines, ",", limit))
     assert sum(len(record.lines) for record in records) == 20_000, "every line is accounted for"
     # Read once for good, at most four times and one record in vain, plus a line per attempt.
     assert scanned <= 6 * len(line) * 20_000 + 2 * limit
@@ -489,7 +489,7 @@ def test_no_line_is_lost_in_random_files(tmp_path, seed):
     lines = [row.line for row in source]
     assert lines == sorted(set(lines))
     assert [row.number for row in source if isinstance(row, Row)] == list(range(len(values(source))))
-    records = list(readers._csv_records([f"{line}\n" for line in body.split("\n")], ","))
+    records = list(delimited._csv_records([f"{line}\n" for line in body.split("\n")], ","))
     blank = sum(not line.strip() for line in body.split("\n"))
     assert sum(len(record.lines) for record in records) >= len(body.split("\n")) - blank
 

@@ -1,0 +1,65 @@
+"""How long the texts are, in tokens of a base model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from textlora import checks
+from textlora.preparation.ledger import Ledger
+from textlora.types import DatasetInfo, Split, TokenLengths
+
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+HISTOGRAM_BIN = 32
+
+_BATCH = 1_024
+
+
+class TokenCounter(Protocol):
+    """Counts tokens as a base model's tokenizer makes them, special ones included, uncut."""
+
+    @property
+    def base_model(self) -> str:
+        """Whose tokenizer it is."""
+
+    @property
+    def max_length(self) -> int:
+        """The encoder's limit in tokens."""
+
+    def count(self, texts: Sequence[str], /) -> Sequence[int]:
+        """Return the number of tokens of each text."""
+
+
+def measure(
+    info: DatasetInfo, splits: Mapping[str, Split], counter: TokenCounter | None, ledger: Ledger
+) -> DatasetInfo:
+    """Add how long the texts are in tokens."""
+    if counter is None:
+        return info
+    texts = [text for split in splits.values() for text in split.texts]
+    counts: list[int] = []
+    for start in range(0, len(texts), _BATCH):
+        counts += counter.count(texts[start : start + _BATCH])
+        ledger.progress("count tokens", len(counts), len(texts))
+    lengths = _token_lengths(np.asarray(counts, dtype=np.int64), counter)
+    return replace(info, token_lengths=lengths, findings=(*info.findings, checks.length_finding(lengths, len(texts))))
+
+
+def _token_lengths(counts: np.ndarray[Any, np.dtype[np.int64]], counter: TokenCounter) -> TokenLengths:
+    cut = np.minimum(counts, counter.max_length)
+    # Twice the limit: enough to see the tail, and the same bins for all data of one encoder.
+    bins = max(1, 2 * counter.max_length // HISTOGRAM_BIN)
+    histogram = np.bincount(np.minimum(counts // HISTOGRAM_BIN, bins - 1), minlength=bins)
+    return TokenLengths(
+        base_model=counter.base_model,
+        max_length=counter.max_length,
+        quantiles=tuple(int(value) for value in np.quantile(counts, QUANTILES, method="inverted_cdf")),
+        mean=float(counts.mean()),
+        mean_cut=float(cut.mean()),
+        rows_cut=int((counts > counter.max_length).sum()),
+        tokens_cut_share=float(1 - cut.sum() / max(1, counts.sum())),
+        histogram=tuple(int(value) for value in histogram),
+    )
