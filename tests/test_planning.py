@@ -24,7 +24,7 @@ from textlora.types import Dataset, DatasetInfo, Estimate, Machine, Plan, RowCou
 LINEARS = ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")
 DISTILBERT = BaseInfo(
     name="distilbert-base-uncased", revision="6cdc0aad91f5", model_type="distilbert", hidden=768, layers=6, heads=12,
-    intermediate=3072, vocabulary=30522, max_length=512, linear_names=LINEARS, parameters=66_362_880, folder=None,
+    intermediate=3072, vocabulary=30522, max_length=512, linear_names=LINEARS, parameters=66_362_880, packable=True, folder=None,
 )  # fmt: skip
 # Tokens of film reviews: a long tail beyond the encoder's 512.
 REVIEWS = TokenLengths(

@@ -10,11 +10,39 @@ from numpy.typing import NDArray
 # Padded lengths are rounded up to this, so that few different shapes occur: oneDNN keeps a
 # kernel and its memory for every shape it meets.
 LENGTH_STEP = 64
+# So are the rows of a micro-batch of texts laid end to end.
+ROW_STEP = 128
 
 
 def padded_length(longest: int, limit: int) -> int:
     """Return ``longest`` rounded up to the length step, at most ``limit``."""
     return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, max(limit, longest))
+
+
+def packed_batches(lengths: Sequence[int] | NDArray[np.int64], budget: int) -> list[list[int]]:
+    """Cut samples that need no padding into as few micro-batches of like size as the budget allows.
+
+    Args:
+        lengths: tokens of each sample.
+        budget: tokens per micro-batch; a longer sample gets one of its own; 0 puts all into one.
+
+    Returns:
+        Lists of sample indices, longest samples first, every index once. Ties keep their order.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    total = int(np.sum(lengths))
+    # Equal shares instead of full ones and a small rest, which would leave the processor idle.
+    share = total / max(1, -(-total // budget)) if budget else total
+    batches: list[list[int]] = []
+    filled = 0
+    for index in order.tolist():
+        length = int(lengths[index])
+        if not batches or (budget and (filled + length / 2 > share or filled + length > budget)):
+            batches.append([])
+            filled = 0
+        batches[-1].append(index)
+        filled += length
+    return batches
 
 
 def micro_batches(lengths: Sequence[int] | NDArray[np.int64], budget: int, *, limit: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from textlora import __version__, encoder, models, storage
-from textlora.batching import micro_batches
+from textlora.batching import micro_batches, packed_batches
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.tokenization import LengthPolicy, TextTokenizer
@@ -27,7 +27,7 @@ Probabilities = NDArray[np.float64]
 
 # Texts sorted by length together; enough for tight micro-batches, little enough to hold.
 BLOCK = 2_048
-TOKENS_PER_MICRO_BATCH = {"cpu": 4_096, "mps": 8_192, "cuda": 65_536}
+TOKENS_PER_MICRO_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}
 
 
 class Classifier:
@@ -122,21 +122,27 @@ class Classifier:
             block = self.tokenizer.encode(texts[start : start + BLOCK])
             truncated[start : start + BLOCK] = block.truncated
             done = start
-            for batch in micro_batches(block.lengths, self._budget, limit=self.max_length):
+            for batch in self._cut(block.lengths):
                 logits[[start + index for index in batch]] = self._batch_logits([block.ids[index] for index in batch])
                 done += len(batch)
                 if progress:
                     progress(done, len(texts))
         return logits, truncated
 
-    @property
-    def _budget(self) -> int:
-        return TOKENS_PER_MICRO_BATCH[self.model.device.type]
+    def _cut(self, lengths: NDArray[np.int64]) -> list[list[int]]:
+        budget = TOKENS_PER_MICRO_BATCH[self.model.device.type]
+        if encoder.runs_packed(self.model):
+            return packed_batches(lengths, budget)
+        return micro_batches(lengths, budget, limit=self.max_length)
 
     def _batch_logits(self, ids: Sequence[Any]) -> Probabilities:
-        inputs = encoder.pad(ids, self.tokenizer.pad_id, limit=self.max_length)
-        with torch.inference_mode():
-            output = self.model(**{name: value.to(self.model.device) for name, value in inputs.items()}).logits
+        inputs = encoder.collate(
+            ids, self.tokenizer.pad_id, limit=self.max_length, packed_rows=encoder.runs_packed(self.model)
+        )
+        device = self.model.device
+        moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+        with torch.inference_mode(), encoder.arithmetic(self.bundle.precision):
+            output = self.model(**moved).logits
         return np.asarray(output.double().cpu().numpy())
 
     def save_pretrained(self, folder: str | Path) -> Path:

@@ -38,7 +38,9 @@ MACOS_FEATURES = {"neon": "hw.optional.neon", "bf16": "hw.optional.arm.FEAT_BF16
 PROBE_SHAPE = (1024, 768, 3072)
 GPU_PROBE_SHAPE = (8192, 768, 3072)
 PROBE_SECONDS = 0.05
-PROBE_VERSION = 1
+# Texts, tokens, heads and hidden width of the probe of attention.
+PROBE_ATTENTION = (4, 256, 12, 768)
+PROBE_VERSION = 2
 FIRST_BF16_CAPABILITY = (8, 0)
 
 
@@ -55,7 +57,8 @@ def describe_machine(cache: Path | None = None, *, probe: bool = True) -> Machin
         ``rates`` has GFLOP/s of ``torch.nn.functional.linear`` by ``"fp32"``, ``"fp32_onednn"``
         and ``"bf16"`` on the CPU, and ``"gpu_fp32"``, ``"gpu_fp16"`` and ``"gpu_bf16"`` where the
         GPU computes them. ``fp32_onednn`` is fp32 under "medium" precision, which rounds to bf16
-        on processors with AMX.
+        on processors with AMX. ``attention_eager_bf16`` and the like are attention, forward and
+        backward, on the CPU, by kernel and precision.
     """
     gpu = _gpu()
     total, available = _memory()
@@ -300,7 +303,35 @@ def measure_rates() -> dict[str, float]:
     with _medium_precision():
         rates["fp32_onednn"] = _rate("cpu", torch.float32)
     rates["bf16"] = _rate("cpu", torch.bfloat16)
-    return rates | _gpu_rates()
+    return rates | _attention_rates() | _gpu_rates()
+
+
+def _attention_rates() -> dict[str, float]:
+    import torch
+
+    return {
+        f"attention_{kernel}_{name}": _attention_rate(kernel, dtype)
+        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+        for kernel in ("eager", "sdpa")
+    }
+
+
+def _attention_rate(kernel: str, dtype: Any) -> float:
+    """Return GFLOP/s of packed attention, forward and backward, over a few texts of usual length."""
+    import torch
+
+    from textlora.packed import Layout, attend
+
+    texts, length, heads, hidden = PROBE_ATTENTION
+    qkv = torch.rand((texts * length, 3 * hidden)).to(dtype).requires_grad_()
+    layout, grad = Layout([length] * texts), torch.ones((texts * length, hidden), dtype=dtype)
+
+    def both() -> None:
+        torch.autograd.grad(attend(qkv, layout, heads, kernel=kernel), qkv, grad)
+
+    both()
+    # Two products forward, four backward.
+    return 6 * 2 * texts * length * length * hidden / _fastest(both, _nothing) / 1e9
 
 
 def _gpu_rates() -> dict[str, float]:

@@ -35,6 +35,7 @@ class BaseInfo:
         max_length: tokens that fit, special ones included.
         linear_names: names of the linear layers in the repeated blocks, LoRA's targets.
         parameters: of the encoder, without a head.
+        packable: whether our own forward pass knows the architecture.
         folder: where config, weights and tokenizer lie.
     """
 
@@ -49,6 +50,7 @@ class BaseInfo:
     max_length: int
     linear_names: tuple[str, ...]
     parameters: int
+    packable: bool
     folder: Path
 
 
@@ -162,6 +164,8 @@ def base_info(base_model: str, revision: str | None = None) -> BaseInfo:
         ResourceError: neither in the cache nor reachable.
         UsageError: the folder is not an encoder that may be loaded.
     """
+    from textlora import packed
+
     folder, found = model_folder(base_model, revision)
     config = _load_config(folder)
     model = _empty_encoder(folder, config)
@@ -178,6 +182,7 @@ def base_info(base_model: str, revision: str | None = None) -> BaseInfo:
         max_length=position_limit(config),
         linear_names=linear_names(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        packable=packed.supports(config),
         folder=folder,
     )
 

@@ -76,6 +76,9 @@ class LoraSettings(Section):
     target_modules: tuple[str, ...] | None = Field(
         None, description="Names of the adapted linear layers; automatic: all of them."
     )
+    top_layers: int | None = Field(
+        None, ge=1, description="Adapt only the last so many transformer layers; automatic: all of them."
+    )
 
 
 class TrainingSettings(Section):
@@ -105,7 +108,10 @@ class ComputeSettings(Section):
     """Arithmetic and memory."""
 
     device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="Where to compute.")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+    engine: Literal["packed", "transformers"] | None = Field(
+        None, description="Forward pass: ours over texts laid end to end, or Hugging Face's own over padded ones."
+    )
+    precision: Literal["fp32", "fp32_onednn", "bf16", "fp16"] | None = Field(
         None, description="Arithmetic of the frozen encoder; adapters and head are always fp32."
     )
     attention: Literal["eager", "sdpa"] | None = Field(None, description="Attention kernel.")

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback
 
 from textlora import checkpoints, encoder
-from textlora.batching import micro_batches
+from textlora.batching import micro_batches, packed_batches
 from textlora.classifier import softmax
 from textlora.errors import TrainingError
 from textlora.tokenization import TokenIds
@@ -60,26 +60,36 @@ class Collator:
         limit: longest text in tokens.
         budget: tokens per micro-batch; 0 gives one plain batch as Trainer expects it.
         fixed: pad everything to ``limit``.
+        packed: lay texts end to end instead of padding them.
     """
 
     pad_id: int
     limit: int
     budget: int
-    fixed: bool
+    fixed: bool = False
+    packed: bool = False
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
         """Return ``labels`` (B,) and the inputs, or ``micro_batches`` of both with their rows."""
         if self.budget == 0:
             return self._tensors(samples)
-        lengths = [self.limit if self.fixed else len(sample["ids"]) for sample in samples]
         batches = [
-            {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)}
-            for rows in micro_batches(lengths, self.budget, limit=self.limit)
+            {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)} for rows in self._cut(samples)
         ]
         return {"labels": torch.tensor([sample["label"] for sample in samples]), "micro_batches": batches}
 
-    def _tensors(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        inputs = encoder.pad([sample["ids"] for sample in samples], self.pad_id, limit=self.limit, fixed=self.fixed)
+    def _cut(self, samples: Sequence[Sample]) -> list[list[int]]:
+        lengths = [self.limit if self.fixed else len(sample["ids"]) for sample in samples]
+        if self.packed:
+            return packed_batches(lengths, self.budget)
+        return micro_batches(lengths, self.budget, limit=self.limit)
+
+    def _tensors(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        ids = [sample["ids"] for sample in samples]
+        if self.packed:
+            inputs = encoder.collate(ids, self.pad_id, limit=self.limit, packed_rows=True)
+        else:
+            inputs = encoder.pad(ids, self.pad_id, limit=self.limit, fixed=self.fixed)
         return {"labels": torch.tensor([sample["label"] for sample in samples]), **inputs}
 
 
@@ -162,7 +172,8 @@ class MicroBatchTrainer(SealedTrainer):
 
 
 def _summed_loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "rows")}
+    logits = model(**inputs).logits.float()
     return cross_entropy(logits, batch["labels"], reduction="sum"), logits
 
 

@@ -219,7 +219,8 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     stop = StopRequest()
     trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
     trainer.add_callback(stop)
-    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root):
+    arithmetic = encoder.arithmetic(job.settings.compute.precision or "fp32")
+    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic:
         output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     _raise_if_stopped(stop, job)
     trained = _Trained(trainer, tokenizer, history, clock)
@@ -254,6 +255,7 @@ def _make_trainer(job: _Job, model: Any, data: _Data) -> SealedTrainer:
         limit=data.tokenizer.max_length,
         budget=budget,
         fixed=settings.text.padding == "max_length",
+        packed=settings.compute.engine == "packed",
     )
     trainer = (MicroBatchTrainer if budget else SealedTrainer)(
         model=model,

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from textlora.packed.architectures import ARCHITECTURES
+from textlora.packed.attention import attend
 from textlora.packed.blocks import Block, LastBlock
 from textlora.packed.layout import Layout
 
-__all__ = ["ARCHITECTURES", "Layout", "PackedForward", "install", "pack", "supports"]
+__all__ = ["ARCHITECTURES", "Layout", "PackedForward", "attend", "install", "pack", "supports"]
 
 
 def supports(config: Any) -> bool:

@@ -10,8 +10,6 @@ import torch
 
 from textlora.packed.blocks import BlockParts
 
-Rows = torch.Tensor
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -26,8 +24,8 @@ class Architecture:
     """
 
     blocks: Callable[[Any], list[BlockParts]]
-    embed: Callable[[Any, torch.Tensor, torch.Tensor], Rows]
-    head: Callable[[Any, Rows], torch.Tensor]
+    embed: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+    head: Callable[[Any, torch.Tensor], torch.Tensor]
     encoder: str
 
 
@@ -66,34 +64,34 @@ def _bert_blocks(classifier: Any) -> list[BlockParts]:
     ]
 
 
-def _embed(encoder: Any, ids: torch.Tensor, positions: torch.Tensor) -> Rows:
+def _embed(encoder: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     parts = encoder.embeddings
     rows = parts.word_embeddings(ids)
     if hasattr(parts, "token_type_embeddings"):
         rows = rows + parts.token_type_embeddings.weight[0]
-    embedded: Rows = parts.LayerNorm(rows + parts.position_embeddings(positions))
+    embedded: torch.Tensor = parts.LayerNorm(rows + parts.position_embeddings(positions))
     return encoder.embeddings_project(embedded) if hasattr(encoder, "embeddings_project") else embedded
 
 
-def _embed_after_padding(encoder: Any, ids: torch.Tensor, positions: torch.Tensor) -> Rows:
+def _embed_after_padding(encoder: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     # RoBERTa counts positions from behind the padding's id.
     return _embed(encoder, ids, positions + encoder.embeddings.padding_idx + 1)
 
 
-def _distilbert_head(classifier: Any, first: Rows) -> torch.Tensor:
+def _distilbert_head(classifier: Any, first: torch.Tensor) -> torch.Tensor:
     hidden = torch.relu(classifier.pre_classifier(first))
     logits: torch.Tensor = classifier.classifier(classifier.dropout(hidden))
     return logits
 
 
-def _pooler_head(classifier: Any, first: Rows) -> torch.Tensor:
+def _pooler_head(classifier: Any, first: torch.Tensor) -> torch.Tensor:
     pooler = getattr(classifier, classifier.base_model_prefix).pooler
     # Poolers and heads of this family pick the first token themselves: give them that one only.
     logits: torch.Tensor = classifier.classifier(classifier.dropout(pooler(first[:, None])))
     return logits
 
 
-def _own_head(classifier: Any, first: Rows) -> torch.Tensor:
+def _own_head(classifier: Any, first: torch.Tensor) -> torch.Tensor:
     logits: torch.Tensor = classifier.classifier(first[:, None])
     return logits
 

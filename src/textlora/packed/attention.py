@@ -41,7 +41,7 @@ class _Attention(torch.autograd.Function):
         mixed[layout.tokens :] = 0
         kept: list[torch.Tensor] = []
         for segment in layout.segments:
-            q, k, v = split_heads(segment.gather(qkv), heads)
+            q, k, v = segment.split(qkv, 3, heads)
             if keep:
                 weights = _weights(q, k, segment)
                 context = torch.bmm(weights, v)
@@ -49,7 +49,7 @@ class _Attention(torch.autograd.Function):
             else:
                 context = _flash(q, k, v, segment)
                 kept += [q, k, v]
-            segment.scatter(_join_heads(context, segment.texts), mixed)
+            segment.join([context], mixed)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(*kept)
             ctx.layout, ctx.keep = layout, keep
@@ -66,23 +66,9 @@ class _Attention(torch.autograd.Function):
             weights = kept[3] if ctx.keep else _weights(q, k, segment)
             kept = kept[4 if ctx.keep else 3 :]
             heads = len(q) // segment.texts
-            (upstream,) = split_heads(segment.gather(grad), heads, parts=1)
-            parts = _attention_gradients(q, k, v, weights, upstream)
-            segment.scatter(torch.cat([_join_heads(part, segment.texts) for part in parts], dim=-1), out)
+            (upstream,) = segment.split(grad, 1, heads)
+            segment.join(_attention_gradients(q, k, v, weights, upstream), out)
         return out, None, None, None
-
-
-def split_heads(rows: torch.Tensor, heads: int, *, parts: int = 3) -> tuple[torch.Tensor, ...]:
-    """Turn (G, P, parts * H) into ``parts`` tensors (G * heads, P, d)."""
-    texts, padded, width = rows.shape
-    by_head = rows.view(texts, padded, parts, heads, width // (parts * heads)).permute(2, 0, 3, 1, 4).contiguous()
-    return by_head.view(parts, texts * heads, padded, -1).unbind(0)
-
-
-def _join_heads(by_head: torch.Tensor, texts: int) -> torch.Tensor:
-    """Turn (G * heads, P, d) into (G, P, H)."""
-    _, padded, width = by_head.shape
-    return by_head.view(texts, -1, padded, width).transpose(1, 2).reshape(texts, padded, -1)
 
 
 def _weights(q: torch.Tensor, k: torch.Tensor, segment: Segment) -> torch.Tensor:
@@ -100,12 +86,12 @@ def mask_padding(scores: torch.Tensor, segment: Segment) -> None:
 
 
 def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segment: Segment) -> torch.Tensor:
-    by_text = [part.view(segment.texts, -1, *part.shape[1:]) for part in (q, k, v)]
+    q4, k4, v4 = (part.view(segment.texts, -1, *part.shape[1:]) for part in (q, k, v))
     bias = None
     if not segment.full:
         bias = q.new_zeros(segment.texts, 1, 1, segment.padded)
         mask_padding(bias, segment)
-    return scaled_dot_product_attention(*by_text, attn_mask=bias).reshape(q.shape)
+    return scaled_dot_product_attention(q4, k4, v4, attn_mask=bias).reshape(q.shape)
 
 
 def _attention_gradients(

@@ -52,9 +52,9 @@ class _Tail:
         self._parts = parts
 
     def __call__(self, mixed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        attended = self._parts.attention_norm(self._out(mixed) + x)
+        attended = self._parts.attention_norm(self._out(mixed, x))
         wide = self._parts.activation(self._widen(attended))
-        rows: torch.Tensor = self._parts.output_norm(self._narrow(wide) + attended)
+        rows: torch.Tensor = self._parts.output_norm(self._narrow(wide, attended))
         return rows
 
 
@@ -124,7 +124,7 @@ class _FirstAttention(torch.autograd.Function):
         means = torch.empty_like(probes)
         kept, text = [], 0
         for segment in layout.segments:
-            own = segment.gather(x)
+            (own,) = segment.split(x, 1, 1)
             scores = torch.bmm(probes[text : text + segment.texts], own.transpose(1, 2)).float()
             mask_padding(scores, segment)
             weights = scores.softmax(-1).to(x.dtype)
@@ -144,13 +144,13 @@ class _FirstAttention(torch.autograd.Function):
         text = 0
         for segment, weights in zip(ctx.layout.segments, kept, strict=True):
             part = slice(text, text + segment.texts)
-            own = segment.gather(x)
+            (own,) = segment.split(x, 1, 1)
             # (G, heads, P) from here on.
             grad_weights = torch.bmm(grad[part], own.transpose(1, 2))
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             torch.bmm(grad_scores, own, out=grad_probes[part])
             if grad_x is not None:
                 both = torch.cat([grad_scores, weights], dim=1).transpose(1, 2)
-                segment.scatter(torch.bmm(both, torch.cat([probes[part], grad[part]], dim=1)), grad_x)
+                segment.join([torch.bmm(both, torch.cat([probes[part], grad[part]], dim=1))], grad_x)
             text += segment.texts
         return grad_x, grad_probes, None

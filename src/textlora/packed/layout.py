@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
 
 import torch
 
+from textlora.batching import ROW_STEP
+
 # Attention works on texts padded to a multiple of this: softmax runs up to 1.4 times faster on whole
 # vectors, and few different lengths mean few kernels that oneDNN builds and keeps.
 TEXT_STEP = 32
-# The matrix products run over a multiple of this many rows, again for few different shapes.
-ROW_STEP = 128
 
 
 @dataclass(frozen=True)
@@ -45,38 +45,40 @@ class Segment:
         """Whether no text is padded."""
         return all(length == self.padded for length in self.lengths)
 
-    @cached_property
-    def padding(self) -> torch.Tensor:
-        """True where a padded text holds no token, (G, P)."""
-        return torch.arange(self.padded)[None, :] >= torch.tensor(self.lengths)[:, None]
+    @property
+    def rows(self) -> Iterator[tuple[slice, int]]:
+        """Yield the rows of each text and their number."""
+        start = self.start
+        for length in self.lengths:
+            yield slice(start, start + length), length
+            start += length
 
-    @cached_property
-    def _slots(self) -> torch.Tensor:
-        """Place of every token among the G * P padded ones, (tokens,)."""
-        return torch.nonzero(~self.padding.flatten()).flatten()
+    def split(self, rows: torch.Tensor, parts: int, heads: int) -> tuple[torch.Tensor, ...]:
+        """Return the segment's part of ``rows`` by head, zero where padded.
 
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the segment's tokens of ``rows`` (N, F) as (G, P, F), zero where padded."""
-        own = rows[self.start : self.stop]
-        if self.full:
-            return own.view(self.texts, self.padded, -1)
-        padded = rows.new_zeros(self.texts * self.padded, rows.shape[1])
-        if self.texts == 1:
-            padded[: len(own)] = own
-        else:
-            padded.index_copy_(0, self._slots.to(rows.device), own)
-        return padded.view(self.texts, self.padded, -1)
+        Args:
+            rows: ``parts`` tensors of width H side by side, (N, parts * H).
+            parts: how many.
+            heads: attention heads; d = H / heads.
 
-    def scatter(self, padded: torch.Tensor, rows: torch.Tensor) -> None:
-        """Write tokens (G, P, F) back to their rows of ``rows`` (N, F); padding is dropped."""
-        flat = padded.reshape(self.texts * self.padded, -1)
-        own = rows[self.start : self.stop]
-        if self.full:
-            own.copy_(flat)
-        elif self.texts == 1:
-            own.copy_(flat[: len(own)])
-        else:
-            torch.index_select(flat, 0, self._slots.to(rows.device), out=own)
+        Returns:
+            ``parts`` tensors (G * heads, P, d).
+        """
+        width = rows.shape[1] // (parts * heads)
+        empty = rows.new_empty if self.full else rows.new_zeros
+        by_head = empty(parts, self.texts, heads, self.padded, width)
+        for text, (own, length) in enumerate(self.rows):
+            by_head[:, text, :, :length] = rows[own].view(length, parts, heads, width).permute(1, 2, 0, 3)
+        return by_head.flatten(1, 2).unbind(0)
+
+    def join(self, by_head: Sequence[torch.Tensor], rows: torch.Tensor) -> None:
+        """Write tensors (G * heads, P, d) side by side to the segment's part of ``rows``; undoes ``split``."""
+        width = by_head[0].shape[-1]
+        for part, values in enumerate(by_head):
+            by_text = values.view(self.texts, -1, self.padded, width).transpose(1, 2)
+            for text, (own, length) in enumerate(self.rows):
+                target = rows[own].view(length, len(by_head), -1, width)
+                target[:, part] = by_text[text, :length]
 
 
 class Layout:

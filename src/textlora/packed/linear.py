@@ -25,17 +25,22 @@ class PackedLinear:
         self._weight: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return W x + b + (alpha / r) B A x for x (N, in), the outputs side by side: (N, out)."""
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Return W x + b + (alpha / r) B A x + residual, the layers' outputs side by side.
+
+        Args:
+            x: (N, in).
+            residual: (N, out), or None for nothing.
+        """
         weight, bias = self.frozen()
         adapters = [adapter(layer) for layer in self.layers]
         if not any(adapters):
-            return linear(x, weight, bias)
+            return _plus(linear(x, weight, bias), residual)
         dropout = next(found[2] for found in adapters if found)
         if dropout.p and dropout.training:
-            return linear(x, weight, bias) + self._dropped(x, adapters)
+            return _plus(linear(x, weight, bias) + self._dropped(x, adapters), residual)
         down, up = self._block(adapters, x.dtype)
-        adapted: torch.Tensor = _AdaptedLinear.apply(x, weight, bias, down, up)
+        adapted: torch.Tensor = _AdaptedLinear.apply(x, residual, weight, bias, down, up)
         return adapted
 
     def frozen(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -118,17 +123,36 @@ def _fuse(weights: Sequence[nn.Parameter]) -> torch.Tensor:
     return fused
 
 
+def _plus(y: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    return y if residual is None else y + residual
+
+
 class _AdaptedLinear(torch.autograd.Function):
-    """y = x Wᵀ + b + (x Aᵀ) Bᵀ with W and b frozen: no gradient is computed for them."""
+    """y = x Wᵀ + b + (x Aᵀ) Bᵀ + residual with W and b frozen: no gradient is computed for them.
+
+    The bias rides along with the thin product, as one more column of B against a column of ones:
+    adding it to the wide product would take a pass over all outputs.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, down: torch.Tensor, up: torch.Tensor
+    def forward(  # noqa: PLR0913, PLR0917 - torch passes them on by position
+        ctx: Any,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
     ) -> torch.Tensor:
-        inner = linear(x, down)
-        y = linear(x, weight, bias)
+        if bias is not None:
+            down, up, one = _with_ones(down, up, bias)
+            inner = linear(x, down, one)
+        else:
+            inner = linear(x, down)
+        y = x @ weight.t() if residual is None else torch.addmm(residual, x, weight.t())
         y.addmm_(inner, up.t())
         ctx.save_for_backward(x, inner, weight, down, up)
+        ctx.rank = down.shape[0] - (bias is not None)
         return y
 
     @staticmethod
@@ -143,4 +167,14 @@ class _AdaptedLinear(torch.autograd.Function):
         # The thin side first and contiguous: twice as fast on a CPU as the other way round.
         grad_up = (inner.t().contiguous() @ grad).t()
         grad_down = grad_inner.t().contiguous() @ x
-        return grad_x, None, None, grad_down, grad_up
+        residual = grad if ctx.needs_input_grad[1] else None
+        return grad_x, residual, None, None, grad_down[: ctx.rank], grad_up[:, : ctx.rank]
+
+
+def _with_ones(
+    down: torch.Tensor, up: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return A with a row of zeros, B with the bias as a column, and the one that the row adds."""
+    one = down.new_zeros(len(down) + 1)
+    one[-1] = 1
+    return torch.cat([down, down.new_zeros(1, down.shape[1])]), torch.cat([up, bias[:, None]], dim=1), one

@@ -95,6 +95,31 @@ def _attention_problems(chosen: Choices, grounds: Grounds) -> list[str]:
     return []
 
 
+def packing_obstacle(chosen: Choices, grounds: Grounds) -> str:
+    """Return why texts cannot be laid end to end under these choices, or ``""``."""
+    if not grounds.info.packable:
+        return f"our own forward pass does not know {grounds.info.model_type}"
+    if chosen["training.trunk_dropout"].value:
+        return "our own forward pass has no dropout inside the encoder"
+    if chosen["text.padding"].value == "max_length":
+        return "texts are padded to max_length"
+    if chosen["compute.tokens_per_micro_batch"].value == 0:
+        return "micro-batches are off"
+    return ""
+
+
+def _engine_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    engine, obstacle = chosen["compute.engine"], packing_obstacle(chosen, grounds)
+    return [f"compute.engine is {engine.told}, but {obstacle}."] if engine.value == "packed" and obstacle else []
+
+
+def _layer_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    top, layers = chosen["lora.top_layers"], grounds.info.layers
+    return (
+        [f"lora.top_layers is {top.told}, but {grounds.info.name} has {layers} layers."] if top.value > layers else []
+    )
+
+
 def _data_problems(chosen: Choices, grounds: Grounds) -> list[str]:
     return [
         f"{name} is {chosen[name].told}, but the data were prepared with {value!r}; prepare them again to change it."
@@ -108,5 +133,7 @@ CHECKS: Sequence[Callable[[Choices, Grounds], list[str]]] = (
     _target_problems,
     _precision_problems,
     _attention_problems,
+    _engine_problems,
+    _layer_problems,
     _data_problems,
 )

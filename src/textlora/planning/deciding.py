@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from textlora import settings
-from textlora.planning.checking import check, gpu_name, has_bf16
+from textlora.planning.checking import check, gpu_name, has_bf16, packing_obstacle
 from textlora.planning.estimating import RUNTIME_GB, Shape, activations_gb, steps
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
 from textlora.settings import Settings
@@ -15,13 +15,18 @@ from textlora.types import Machine
 
 # bf16 costs digits, so it has to win by more than the probe's noise.
 BF16_GAIN = 1.2
+# Keeping the probabilities of attention for the backward pass costs memory, so it has to pay.
+EAGER_GAIN = 1.1
+# oneDNN's fp32 has to win clearly over MKL's to be worth another code path.
+ONEDNN_GAIN = 1.2
+FULL_PRECISION = ("fp32", "fp32_onednn")
 BF16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
 # Text lengths are rounded up to a multiple of this.
 LENGTH_MULTIPLE = 8
 USUAL_LENGTH = 512
-# A CPU gains nothing from more than about 4,000 tokens at a time; a GPU needs many to be busy.
+# A CPU gains nothing from more than about 3,000 tokens at a time; a GPU needs many to be busy.
 MICRO_BATCHES = {
-    "cpu": (4096, 2048, 1024, 512),
+    "cpu": (3072, 2048, 1024, 512),
     "mps": (8192, 4096, 2048, 1024, 512),
     "cuda": (32768, 16384, 8192, 4096, 2048, 1024, 512),
 }
@@ -95,7 +100,11 @@ def _round_up(number: int, step: int) -> int:
 
 
 def _target_modules(_: Choices, grounds: Grounds) -> Decision:
-    return grounds.info.linear_names, f"all linear layers of the {grounds.info.layers} blocks"
+    return grounds.info.linear_names, "all linear layers of a block"
+
+
+def _top_layers(_: Choices, grounds: Grounds) -> Decision:
+    return grounds.info.layers, "all of them"
 
 
 def _device(_: Choices, grounds: Grounds) -> Decision:
@@ -121,28 +130,53 @@ def _cpu_precision(machine: Machine) -> Decision:
     found = next((name for name in BF16_FEATURES if name in machine.features), None)
     fp32, bf16 = machine.rates.get("fp32"), machine.rates.get("bf16")
     if found is None:
-        return "fp32", "the processor has no bf16 arithmetic" + _figures(bf16, fp32, " (bf16 {}, fp32 {} GFLOP/s)")
+        return _cpu_fp32(machine, "the processor has no bf16 arithmetic")
     if not (fp32 and bf16):
         return "bf16", f"the processor has {found}; nothing was measured"
     figures = _figures(bf16, fp32, " ({} against {} GFLOP/s)")
     if bf16 >= BF16_GAIN * fp32:
         return "bf16", f"bf16 runs {bf16 / fp32:.1f} times as fast as fp32 here{figures}"
-    return "fp32", f"bf16 runs only {bf16 / fp32:.1f} times as fast as fp32 here{figures}"
+    return _cpu_fp32(machine, f"bf16 runs only {bf16 / fp32:.1f} times as fast as fp32 here{figures}")
+
+
+def _cpu_fp32(machine: Machine, why: str) -> Decision:
+    fp32, onednn = machine.rates.get("fp32"), machine.rates.get("fp32_onednn")
+    # With AMX, oneDNN's fast fp32 rounds its inputs to bf16.
+    if fp32 and onednn and onednn >= ONEDNN_GAIN * fp32 and "amx_bf16" not in machine.features:
+        return "fp32_onednn", f"{why}; fp32 runs {onednn / fp32:.1f} times as fast through oneDNN as through MKL"
+    return "fp32", why
 
 
 def _figures(first: float | None, second: float | None, pattern: str) -> str:
     return pattern.format(f"{first:,.0f}", f"{second:,.0f}") if first and second else ""
 
 
+def _engine(chosen: Choices, grounds: Grounds) -> Decision:
+    obstacle = packing_obstacle(chosen, grounds)
+    return ("transformers", obstacle) if obstacle else ("packed", "texts laid end to end need no padding")
+
+
 def _attention(chosen: Choices, grounds: Grounds) -> Decision:
-    kind = grounds.info.model_type
+    kind, precision = grounds.info.model_type, chosen["compute.precision"].value
     if kind in EAGER_ONLY:
         return "eager", f"transformers has no other for {kind}"
     if chosen["compute.device"].value != "cpu":
         return "sdpa", "one fused kernel on a GPU"
-    if chosen["compute.precision"].value == "fp32":
+    if chosen["compute.engine"].value == "packed":
+        return _packed_attention(grounds.machine, "bf16" if precision == "bf16" else "fp32")
+    if precision in FULL_PRECISION:
         return "sdpa", "faster and smaller than eager for fp32 on a CPU"
     return "eager", "faster than sdpa for bf16 on a CPU"
+
+
+def _packed_attention(machine: Machine, precision: str) -> Decision:
+    eager, sdpa = (machine.rates.get(f"attention_{kernel}_{precision}") for kernel in ("eager", "sdpa"))
+    if not (eager and sdpa):
+        return "sdpa", "needs the least memory; nothing was measured"
+    figures = _figures(eager, sdpa, " (eager {}, sdpa {} GFLOP/s)")
+    if eager >= EAGER_GAIN * sdpa:
+        return "eager", f"the faster one here{figures}"
+    return "sdpa", f"needs less memory and is no slower here{figures}"
 
 
 def _tokens_per_micro_batch(chosen: Choices, grounds: Grounds) -> Decision:
@@ -169,8 +203,10 @@ DECISIONS: Mapping[str, Callable[[Choices, Grounds], Decision]] = {
     "model.revision": _revision,
     "text.max_length": _max_length,
     "lora.target_modules": _target_modules,
+    "lora.top_layers": _top_layers,
     "compute.device": _device,
     "compute.precision": _precision,
+    "compute.engine": _engine,
     "compute.attention": _attention,
     "compute.tokens_per_micro_batch": _tokens_per_micro_batch,
 }

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from textlora.batching import micro_batches, padded_length
+from textlora.batching import ROW_STEP, micro_batches, packed_batches, padded_length
 from textlora.models import BaseInfo
 from textlora.planning.grounds import QUANTILES, Choices, Grounds
 from textlora.settings import Settings
@@ -31,8 +31,16 @@ START_SECONDS = {"train": 20.0, "evaluate": 8.0}
 TOKENIZE_SECONDS = 1.2e-6
 BASELINE_SECONDS = 4e-6
 # GFLOP/s when nothing was measured: per core, or of a whole small GPU.
-ASSUMED_RATES = {"fp32": 60.0, "bf16": 200.0, "fp16": 15.0, "gpu_fp32": 5e3, "gpu_fp16": 2e4, "gpu_bf16": 5e4}
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+ASSUMED_RATES = {
+    "fp32": 60.0,
+    "fp32_onednn": 60.0,
+    "bf16": 200.0,
+    "fp16": 15.0,
+    "gpu_fp32": 5e3,
+    "gpu_fp16": 2e4,
+    "gpu_bf16": 5e4,
+}
+BYTES = {"fp32": 4, "fp32_onednn": 4, "bf16": 2, "fp16": 2}
 RUNTIME_GB = 0.6
 # Memory that is kept for every further shape of micro-batch (oneDNN's, and gaps in the heap). Fitted to one run:
 # 1,246 steps with MiniLM over IMDB peaked at 3.8 GB.
@@ -136,23 +144,41 @@ def load(rows: int, batch_size: int, chosen: Settings, grounds: Grounds) -> Load
     if chosen.text.padding == "max_length":
         drawn = [length] * len(drawn)
     batches = [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
-    shapes = [shape for batch in batches for shape in _shapes(batch, chosen, length)]
-    tokens = sum(width * count for width, count in shapes)
+    passes = [found for batch in batches for found in _passes(batch, chosen, length)]
+    tokens = sum(found.tokens for found in passes)
     share = rows / len(drawn)
     return Load(
         tokens=round(tokens * share),
-        attended=sum(width * width * count for width, count in shapes) / tokens,
-        micro_batches=math.ceil(len(shapes) * share),
-        largest=max(width * count for width, count in shapes),
-        widest=max(width for width, _ in shapes),
-        shapes=len(set(shapes)),
+        attended=sum(found.squares for found in passes) / tokens,
+        micro_batches=math.ceil(len(passes) * share),
+        largest=max(found.tokens for found in passes),
+        widest=max(found.widest for found in passes),
+        shapes=len({found.shape for found in passes}),
     )
 
 
-def _shapes(lengths: Sequence[int], chosen: Settings, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield padded width and rows of the micro-batches of one optimiser step."""
-    for rows in micro_batches(lengths, chosen.compute.tokens_per_micro_batch or 0, limit=limit):
-        yield padded_length(max(lengths[row] for row in rows), limit), len(rows)
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One forward pass: tokens computed, sum of the squared lengths, longest text, shape of the products."""
+
+    tokens: int
+    squares: int
+    widest: int
+    shape: tuple[int, int]
+
+
+def _passes(lengths: Sequence[int], chosen: Settings, limit: int) -> Iterator[_Pass]:
+    """Yield the forward passes over the samples of one optimiser step."""
+    budget = chosen.compute.tokens_per_micro_batch or 0
+    if chosen.compute.engine == "packed":
+        for rows in packed_batches(lengths, budget):
+            texts = [lengths[row] for row in rows]
+            tokens = -(-sum(texts) // ROW_STEP) * ROW_STEP
+            yield _Pass(tokens, sum(length * length for length in texts), max(texts), (tokens, 1))
+        return
+    for rows in micro_batches(lengths, budget, limit=limit):
+        width = padded_length(max(lengths[row] for row in rows), limit)
+        yield _Pass(width * len(rows), width * width * len(rows), width, (width, len(rows)))
 
 
 def _spread(quantiles: Sequence[int], number: int, limit: int) -> list[int]:
@@ -237,7 +263,8 @@ def _memory_gb(chosen: Settings, grounds: Grounds, epoch: Load, trainable: int) 
 def trainable_parameters(chosen: Settings, grounds: Grounds) -> int:
     """Return the parameters of adapters and head; see ``estimate`` for how exact."""
     info, hidden, classes = grounds.info, grounds.info.hidden, grounds.classes
-    layers = 1 if info.model_type == "albert" else info.layers  # ALBERT's layers share one set of weights
+    # ALBERT's layers share one set of weights.
+    layers = 1 if info.model_type == "albert" else chosen.lora.top_layers or info.layers
     targets = chosen.lora.target_modules or info.linear_names
     pairs = sum(inner + outer for inner, outer in linear_shapes(info, targets)) * layers
     if info.model_type == "bert" and "dense" in targets:
