@@ -305,6 +305,28 @@ def export(
         terminal.stdout().print(f"{exported.folder} (logits differ from the adapter's by {exported.difference:.1g})")
 
 
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the cached states of frozen layers; runs and models stay."""
+    from textlora import prefix
+
+    found = prefix.caches()
+    if not dry_run:
+        prefix.clean()
+    size = sum(size for _, size in found)
+    if as_json:
+        _print_json({"deleted": [] if dry_run else [str(path) for path, _ in found], "bytes": size})
+        return
+    console = terminal.stdout()
+    for path, held in found:
+        console.print(f"{held / 1e9:8.2f} GB  {path}", highlight=False)
+    done = "would be freed" if dry_run else "freed"
+    console.print(f"{size / 1e9:.2f} GB in {len(found)} caches of frozen layers {done}.", highlight=False)
+
+
 def _plan_options(
     base_model: str | None, recipe: str, assignments: list[str] | None, plan_file: Path | None, sample: float | None
 ) -> Any:

@@ -25,7 +25,8 @@ class Section(BaseModel):
     @classmethod
     def refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse true and false where they would pass as the numbers 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool and bool not in get_args(annotation):
             raise ValueError("something else than true or false")
         return value
 
@@ -110,6 +111,9 @@ class ComputeSettings(Section):
     device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="Where to compute.")
     engine: Literal["packed", "transformers"] | None = Field(
         None, description="Forward pass: ours over texts laid end to end, or Hugging Face's own over padded ones."
+    )
+    prefix_cache: bool | None = Field(
+        None, description="Run the frozen layers below the adapters once and keep what they give on disk."
     )
     precision: Literal["fp32", "fp32_onednn", "bf16", "fp16"] | None = Field(
         None, description="Arithmetic of the frozen encoder; adapters and head are always fp32."

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -25,30 +25,37 @@ from textlora import checkpoints, encoder
 from textlora.batching import micro_batches, packed_batches
 from textlora.classifier import softmax
 from textlora.errors import TrainingError
+from textlora.packed import pack_states
+from textlora.prefix import PrefixCache
 from textlora.tokenization import TokenIds
 
 KEPT_CHECKPOINTS = 2
 
 
 class Sample(TypedDict):
-    """One tokenized training text."""
+    """One tokenized training text; ``states`` (T, H) are its hidden states where these are cached."""
 
     ids: TokenIds
     label: int
+    states: NotRequired[torch.Tensor]
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
-    """Tokenized texts with their labels."""
+    """Tokenized texts with their labels, and their hidden states from a cache if there is one."""
 
-    def __init__(self, ids: Sequence[TokenIds], labels: Sequence[int]) -> None:
+    def __init__(self, ids: Sequence[TokenIds], labels: Sequence[int], cache: PrefixCache | None = None) -> None:
         self.ids = ids
         self.labels = labels
+        self._cache = cache
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        return {"ids": self.ids[index], "label": self.labels[index]}
+        sample: Sample = {"ids": self.ids[index], "label": self.labels[index]}
+        if self._cache:
+            sample["states"] = self._cache.states(self.ids[index])
+        return sample
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Collator:
         budget: tokens per micro-batch; 0 gives one plain batch as Trainer expects it.
         fixed: pad everything to ``limit``.
         packed: lay texts end to end instead of padding them.
+        start: block that takes the hidden states of samples that have them.
     """
 
     pad_id: int
@@ -68,6 +76,7 @@ class Collator:
     budget: int
     fixed: bool = False
     packed: bool = False
+    start: int = 0
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
         """Return ``labels`` (B,) and the inputs, or ``micro_batches`` of both with their rows."""
@@ -86,7 +95,9 @@ class Collator:
 
     def _tensors(self, samples: Sequence[Sample]) -> dict[str, Any]:
         ids = [sample["ids"] for sample in samples]
-        if self.packed:
+        if "states" in samples[0]:
+            inputs = pack_states([sample["states"] for sample in samples], self.start)
+        elif self.packed:
             inputs = encoder.collate(ids, self.pad_id, limit=self.limit, packed_rows=True)
         else:
             inputs = encoder.pad(ids, self.pad_id, limit=self.limit, fixed=self.fixed)

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from textlora import checkpoints, encoder, hardware, metrics, models, planning, storage
+from textlora import checkpoints, encoder, hardware, metrics, models, planning, prefix, storage
 from textlora.checkpoints import Checkpoint, Seal
-from textlora.classifier import Classifier, make_bundle, reload_difference
+from textlora.classifier import Classifier, base_fingerprint, make_bundle, reload_difference
 from textlora.encoder import EncoderSpec
 from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
-from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
+from textlora.prefix import PrefixCache
+from textlora.tokenization import LengthPolicy, TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
     Clock,
     Collator,
@@ -214,7 +215,8 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     model = encoder.build_model(job.spec(), job.settings.lora, seed=job.settings.seed)
     clock = Clock(start.seal.seconds, start.seal.cpu_seconds) if start else Clock()
     history = _history_until(job.history, start.step) if start else []
-    trainer = _make_trainer(job, model, _Data(tokenizer, train, validation))
+    cache = _prefix_cache(job, model, [*train.ids, *validation.ids]) if job.settings.compute.prefix_cache else None
+    trainer = _make_trainer(job, model, _Data(tokenizer, train, validation, cache))
     trainer.make_seal = lambda: Seal(job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds)
     stop = StopRequest()
     trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
@@ -229,6 +231,22 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     return trained
 
 
+def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds]) -> PrefixCache:
+    settings, device = job.settings, job.settings.compute.device or "cpu"
+    key = prefix.PrefixKey(
+        base_fingerprint=base_fingerprint(job.base.folder),
+        layers=job.base.layers - (settings.lora.top_layers or job.base.layers),
+        precision=settings.compute.precision or "fp32",
+        attention=settings.compute.attention or "eager",
+        device=device,
+    )
+    model.to(device)
+    with encoder.arithmetic(key.precision):
+        return prefix.open_or_build(
+            model, texts, key, progress=lambda done, total, note: job.progress("frozen layers", done, total, note)
+        )
+
+
 def _steps(job: _Job) -> Callable[[int, int, str], None]:
     return lambda done, total, note: job.progress("train", done, total, note)
 
@@ -236,10 +254,13 @@ def _steps(job: _Job) -> Callable[[int, int, str], None]:
 class _Data:
     """Tokenized splits and how to cut them."""
 
-    def __init__(self, tokenizer: TextTokenizer, train: Tokenized, validation: Tokenized) -> None:
+    def __init__(
+        self, tokenizer: TextTokenizer, train: Tokenized, validation: Tokenized, cache: PrefixCache | None
+    ) -> None:
         self.tokenizer = tokenizer
         self.train = train
         self.validation = validation
+        self.cache = cache
 
 
 def _tokenize(job: _Job, tokenizer: TextTokenizer, name: str) -> Tokenized:
@@ -256,12 +277,13 @@ def _make_trainer(job: _Job, model: Any, data: _Data) -> SealedTrainer:
         budget=budget,
         fixed=settings.text.padding == "max_length",
         packed=settings.compute.engine == "packed",
+        start=data.cache.layers if data.cache else 0,
     )
     trainer = (MicroBatchTrainer if budget else SealedTrainer)(
         model=model,
         args=_arguments(job, steps_per_epoch=math.ceil(len(data.train.ids) / settings.training.batch_size)),
-        train_dataset=Samples(data.train.ids, job.dataset.train.labels),
-        eval_dataset=Samples(data.validation.ids, job.dataset.validation.labels),
+        train_dataset=Samples(data.train.ids, job.dataset.train.labels, data.cache),
+        eval_dataset=Samples(data.validation.ids, job.dataset.validation.labels, data.cache),
         data_collator=collator,
         compute_metrics=lambda result: scores_from(result.predictions, result.label_ids, metrics.validation_scores),
         callbacks=[MovedFolder(), MovementCheck(), *_early_stopping(settings.training.early_stopping_patience)],

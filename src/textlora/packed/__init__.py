@@ -20,7 +20,7 @@ from textlora.packed.attention import attend
 from textlora.packed.blocks import Block, LastBlock
 from textlora.packed.layout import Layout
 
-__all__ = ["ARCHITECTURES", "Layout", "PackedForward", "attend", "install", "pack", "supports"]
+__all__ = ["ARCHITECTURES", "Layout", "PackedForward", "attend", "install", "pack", "pack_states", "supports"]
 
 
 def supports(config: Any) -> bool:
@@ -44,6 +44,19 @@ def pack(ids: Sequence[Any], pad_id: int) -> dict[str, Any]:
     for start, text in zip(layout.starts, ids, strict=True):
         row[start : start + len(text)] = torch.from_numpy(text)
     return {"input_ids": row, "lengths": layout.lengths}
+
+
+def pack_states(states: Sequence[torch.Tensor], start: int) -> dict[str, Any]:
+    """Lay hidden states end to end: ``hidden`` (N, H), the texts' ``lengths``, and the block to go on with.
+
+    Args:
+        states: hidden states of each text, (T, H).
+        start: number of the block that takes them.
+    """
+    layout = Layout([len(text) for text in states])
+    rows = states[0].new_zeros(layout.rows, states[0].shape[1])
+    torch.cat(list(states), out=rows[: layout.tokens])
+    return {"hidden": rows, "lengths": layout.lengths, "start": start}
 
 
 class PackedForward:
@@ -95,7 +108,9 @@ class PackedForward:
 
 
 def install(classifier: Any, *, kernel: str) -> PackedForward:
-    """Let ``classifier(input_ids=(N,), lengths=(B,))`` run packed; every other call stays as it was.
+    """Let the classifier run packed when it is called with what ``pack`` or ``pack_states`` made.
+
+    Every other call stays as it was.
 
     Returns:
         The packed forward, which is also ``classifier.packed``.
@@ -106,11 +121,20 @@ def install(classifier: Any, *, kernel: str) -> PackedForward:
     original: Callable[..., Any] = classifier.forward
 
     def forward(
-        input_ids: torch.Tensor | None = None, *args: Any, lengths: Sequence[int] | None = None, **kwargs: Any
+        input_ids: torch.Tensor | None = None,
+        *args: Any,
+        lengths: Sequence[int] | None = None,
+        hidden: torch.Tensor | None = None,
+        start: int = 0,
+        **kwargs: Any,
     ) -> Any:
-        if lengths is None or input_ids is None:
+        if lengths is None:
             return original(input_ids, *args, **kwargs)
-        return SequenceClassifierOutput(logits=packed.logits(input_ids, lengths))
+        if hidden is not None:
+            logits = packed.logits_from(hidden, Layout(lengths), start=start)
+        else:
+            logits = packed.logits(input_ids, lengths)
+        return SequenceClassifierOutput(logits=logits)
 
     classifier.forward = forward
     object.__setattr__(classifier, "packed", packed)

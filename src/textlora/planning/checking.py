@@ -113,6 +113,20 @@ def _engine_problems(chosen: Choices, grounds: Grounds) -> list[str]:
     return [f"compute.engine is {engine.told}, but {obstacle}."] if engine.value == "packed" and obstacle else []
 
 
+def cache_obstacle(chosen: Choices, grounds: Grounds) -> str:
+    """Return why no layers can be cached under these choices, or ``""``."""
+    if chosen["compute.engine"].value != "packed":
+        return "the cache needs compute.engine packed"
+    if chosen["lora.top_layers"].value >= grounds.info.layers:
+        return "every layer has adapters"
+    return ""
+
+
+def _cache_problems(chosen: Choices, grounds: Grounds) -> list[str]:
+    cache, obstacle = chosen["compute.prefix_cache"], cache_obstacle(chosen, grounds)
+    return [f"compute.prefix_cache is {cache.told}, but {obstacle}."] if cache.value and obstacle else []
+
+
 def _layer_problems(chosen: Choices, grounds: Grounds) -> list[str]:
     top, layers = chosen["lora.top_layers"], grounds.info.layers
     return (
@@ -134,6 +148,7 @@ CHECKS: Sequence[Callable[[Choices, Grounds], list[str]]] = (
     _precision_problems,
     _attention_problems,
     _engine_problems,
+    _cache_problems,
     _layer_problems,
     _data_problems,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from textlora import settings
-from textlora.planning.checking import check, gpu_name, has_bf16, packing_obstacle
+from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
 from textlora.planning.estimating import RUNTIME_GB, Shape, activations_gb, steps
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
 from textlora.settings import Settings
@@ -169,6 +169,16 @@ def _attention(chosen: Choices, grounds: Grounds) -> Decision:
     return "eager", "faster than sdpa for bf16 on a CPU"
 
 
+def _prefix_cache(chosen: Choices, grounds: Grounds) -> Decision:
+    obstacle = cache_obstacle(chosen, grounds)
+    if obstacle:
+        return False, obstacle
+    frozen = grounds.info.layers - chosen["lora.top_layers"].value
+    if chosen["training.epochs"].value <= 1:
+        return False, f"one epoch runs the {frozen} frozen layers only once anyway"
+    return True, f"the {frozen} frozen layers run once instead of {chosen['training.epochs'].value:g} times"
+
+
 def _packed_attention(machine: Machine, precision: str) -> Decision:
     eager, sdpa = (machine.rates.get(f"attention_{kernel}_{precision}") for kernel in ("eager", "sdpa"))
     if not (eager and sdpa):
@@ -208,6 +218,7 @@ DECISIONS: Mapping[str, Callable[[Choices, Grounds], Decision]] = {
     "compute.precision": _precision,
     "compute.engine": _engine,
     "compute.attention": _attention,
+    "compute.prefix_cache": _prefix_cache,
     "compute.tokens_per_micro_batch": _tokens_per_micro_batch,
 }
 

@@ -50,6 +50,7 @@ KEPT_HIDDEN, KEPT_INTERMEDIATE = 14, 4
 # Attention matrices kept per head under eager attention.
 KEPT_ATTENTION = 2
 CHECKPOINTS_KEPT = 3
+LAST_LAYER_SAVED = 0.95
 REPORT_GB = 0.01
 SIMULATED_STEPS = 40
 # The pooler of these is part of the pretrained encoder; only the last layer of the head is new.
@@ -121,7 +122,7 @@ def estimate(chosen: Settings, grounds: Grounds) -> Estimate:
         train_seconds=_train_seconds(chosen, grounds, epoch, number),
         evaluate_seconds=_evaluate_seconds(chosen, grounds),
         memory_gb=_memory_gb(chosen, grounds, epoch, trainable),
-        disk_gb=trainable * 4 * (1 + 3 * CHECKPOINTS_KEPT) / 1e9 + REPORT_GB,
+        disk_gb=trainable * 4 * (1 + 3 * CHECKPOINTS_KEPT) / 1e9 + REPORT_GB + prefix_gb(chosen, grounds),
         total_parameters=grounds.info.parameters + trainable,
         trainable_parameters=trainable,
         tokens_per_epoch=epoch.tokens,
@@ -203,9 +204,43 @@ def _train_seconds(chosen: Settings, grounds: Grounds, epoch: Load, number: int)
         START_SECONDS["train"]
         + TOKENIZE_SECONDS * tokens
         + STEP_SECONDS * number
-        + training.epochs * _pass_seconds("train", epoch, chosen, grounds)
-        + validations * _pass_seconds("predict", validation, chosen, grounds)
+        + training.epochs * _pass_seconds("train", epoch, _adapted_layers(chosen, grounds), chosen, grounds)
+        + _frozen_seconds(epoch, training.epochs, chosen, grounds)
+        + validations * _pass_seconds("predict", validation, _run_layers(chosen, grounds), chosen, grounds)
     )
+
+
+def _frozen_layers(chosen: Settings, grounds: Grounds) -> int:
+    return grounds.info.layers - (chosen.lora.top_layers or grounds.info.layers)
+
+
+def _run_layers(chosen: Settings, grounds: Grounds) -> float:
+    """Return the layers that run for every token in a validation pass."""
+    kept = _frozen_layers(chosen, grounds) if chosen.compute.prefix_cache else 0
+    return grounds.info.layers - kept - _short_cut(chosen)
+
+
+def _adapted_layers(chosen: Settings, grounds: Grounds) -> float:
+    """Return the layers that run forward and backward for every token."""
+    return grounds.info.layers - _frozen_layers(chosen, grounds) - _short_cut(chosen)
+
+
+def _short_cut(chosen: Settings) -> float:
+    """Return what the packed engine saves of the last layer, which it runs for one token per text."""
+    return LAST_LAYER_SAVED if chosen.compute.engine == "packed" else 0.0
+
+
+def _frozen_seconds(epoch: Load, epochs: float, chosen: Settings, grounds: Grounds) -> float:
+    passes = 1.0 if chosen.compute.prefix_cache else epochs
+    return passes * _pass_seconds("predict", epoch, _frozen_layers(chosen, grounds), chosen, grounds)
+
+
+def prefix_gb(chosen: Settings, grounds: Grounds) -> float:
+    """Return the GB of the frozen layers' cache on disk: the states of all training and validation tokens."""
+    if not chosen.compute.prefix_cache:
+        return 0.0
+    tokens = grounds.lengths.mean_cut * (grounds.rows["train"] + grounds.rows["validation"])
+    return tokens * grounds.info.hidden * BYTES[chosen.compute.precision or "fp32"] / 1e9
 
 
 def _evaluate_seconds(chosen: Settings, grounds: Grounds) -> float:
@@ -214,29 +249,27 @@ def _evaluate_seconds(chosen: Settings, grounds: Grounds) -> float:
         START_SECONDS["evaluate"]
         + TOKENIZE_SECONDS * grounds.lengths.mean * grounds.rows["test"]
         + BASELINE_SECONDS * grounds.lengths.mean * grounds.rows["train"]
-        + _pass_seconds("predict", test, chosen, grounds)
+        + _pass_seconds("predict", test, grounds.info.layers - _short_cut(chosen), chosen, grounds)
     )
 
 
-def _pass_seconds(kind: str, work: Load, chosen: Settings, grounds: Grounds) -> float:
-    """Return the seconds of one pass: products at the measured rate, and all the rest."""
+def _pass_seconds(kind: str, work: Load, layers: float, chosen: Settings, grounds: Grounds) -> float:
+    """Return the seconds of one pass over ``layers``: products at the measured rate, and all the rest."""
     info, device, machine = grounds.info, chosen.compute.device or "cpu", grounds.machine
-    products = work.tokens * _flops_per_token(kind, work.attended, chosen, info)
+    products = work.tokens * layers * _flops_per_token(kind, work.attended, chosen, info)
     seconds = products / (GEMM_EFFICIENCY[device] * _rate(chosen, machine) * 1e9)
     if device != "cpu":
         return seconds + LAUNCH_SECONDS * work.micro_batches
     softmax = SOFTMAX_SECONDS[kind] * (1.0 if chosen.compute.attention == "eager" else 0.3)
     rest = ELEMENT_SECONDS[kind] * info.hidden + softmax * info.heads * work.attended
-    return seconds + work.tokens * info.layers * rest / machine.cores
+    return seconds + work.tokens * layers * rest / machine.cores
 
 
 def _flops_per_token(kind: str, attended: float, chosen: Settings, info: BaseInfo) -> float:
-    """Forward is 2 per weight; training adds as much for the inputs' gradients, not the weights'."""
-    linears = 2.0 * info.layers * sum(inner * outer for inner, outer in linear_shapes(info))
-    attention = 4.0 * info.layers * attended * info.hidden
-    adapters = (
-        2.0 * info.layers * sum(chosen.lora.r * (a + b) for a, b in linear_shapes(info, chosen.lora.target_modules))
-    )
+    """Of one layer. Forward is 2 per weight; training adds as much for the inputs' gradients, not the weights'."""
+    linears = 2.0 * sum(inner * outer for inner, outer in linear_shapes(info))
+    attention = 4.0 * attended * info.hidden
+    adapters = 2.0 * sum(chosen.lora.r * (a + b) for a, b in linear_shapes(info, chosen.lora.target_modules))
     return (2 * linears + 3 * attention + 3 * adapters) if kind == "train" else (linears + attention + adapters)
 
 
@@ -253,8 +286,9 @@ def _memory_gb(chosen: Settings, grounds: Grounds, epoch: Load, trainable: int) 
     info, compute = grounds.info, chosen.compute
     shape = Shape(BYTES[compute.precision or "fp32"], epoch.widest, compute.attention == "eager")
     data = sum(grounds.rows.values()) * (10 * grounds.lengths.mean) / 1e9
-    working = info.parameters * shape.bytes / 1e9 + activations_gb(epoch.largest, shape, info)
-    if compute.device == "cpu":
+    kept = _adapted_layers(chosen, grounds) / info.layers
+    working = info.parameters * shape.bytes / 1e9 + kept * activations_gb(epoch.largest, shape, info)
+    if compute.device == "cpu" and compute.engine != "packed":
         working += SHAPE_GB * (epoch.shapes - 1)
     # Weights arrive in fp32, before there are any activations.
     return RUNTIME_GB + max(working, info.parameters * 4 / 1e9) + trainable * 16 / 1e9 + data
