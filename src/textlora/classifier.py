@@ -63,9 +63,9 @@ class Classifier:
         base, _ = models.model_folder(bundle.base_model, revision)
         check_base(base, bundle)
         policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
-        tokenizer = TextTokenizer.load(path, policy, base_model=bundle.base_model)
+        tokenizer = TextTokenizer.load_saved(path, policy, base_model=bundle.base_model)
         spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention)
-        model = encoder.load_adapter(spec, path)
+        model = encoder.load_for_prediction(spec, path)
         return cls(model.to(device or best_device()).eval(), tokenizer, bundle)
 
     @property
@@ -81,7 +81,7 @@ class Classifier:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the trained weights and the bundle."""
-        state = {name: value for name, value in self.model.named_parameters() if encoder.is_ours(name)}
+        state = encoder.trained_weights(self.model)
         weights = [
             part for name in sorted(state) for part in (name, state[name].detach().float().cpu().numpy().tobytes())
         ]
@@ -157,8 +157,7 @@ class Classifier:
         storage.make_folder(target.parent)
         with storage.atomic_folder(target) as temporary:
             # PEFT noted the cache path of this machine; others need the name.
-            self.model.peft_config["default"].base_model_name_or_path = self.bundle.base_model
-            encoder.save_adapter(self.model, temporary)
+            encoder.save_adapter(self.model, temporary, base_model=self.bundle.base_model)
             self.tokenizer.save(temporary)
             storage.write_noun(temporary / BUNDLE, self.bundle)
         return target

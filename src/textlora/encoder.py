@@ -25,6 +25,7 @@ from torch import nn
 from textlora import packed
 from textlora.batching import padded_length
 from textlora.errors import ResourceError, UsageError, did_you_mean
+from textlora.packed import loading
 from textlora.settings import LoraSettings
 
 if TYPE_CHECKING:
@@ -141,9 +142,9 @@ def _ready(model: PeftModel) -> PeftModel:
     return model
 
 
-def runs_packed(model: PeftModel) -> bool:
+def runs_packed(model: Any) -> bool:
     """Return whether the model takes texts laid end to end."""
-    return hasattr(model.get_base_model(), "packed")
+    return isinstance(model, loading.LoadedClassifier) or hasattr(model.get_base_model(), "packed")
 
 
 @contextmanager
@@ -332,10 +333,7 @@ def load_adapter(spec: EncoderSpec, adapter: Path, *, trainable: bool = False) -
     """
     from peft import PeftModel
 
-    # PEFT would look for other files in their place: pickled ones, or ones on the hub.
-    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
-    if missing:
-        raise ResourceError(f"The adapter in {adapter} cannot be loaded: {missing[0]} is missing.", hint=RESTORE)
+    _check_adapter_files(adapter)
     model, fresh = load_classifier(spec)
     cast_trunk(model, fresh, DTYPES[spec.precision])
     try:
@@ -349,12 +347,58 @@ def load_adapter(spec: EncoderSpec, adapter: Path, *, trainable: bool = False) -
     return _ready(peft_model)
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
+def _check_adapter_files(adapter: Path) -> None:
+    # PEFT would look for other files in their place: pickled ones, or ones on the hub.
+    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
+    if missing:
+        raise ResourceError(f"The adapter in {adapter} cannot be loaded: {missing[0]} is missing.", hint=RESTORE)
+
+
+def load_for_prediction(spec: EncoderSpec, adapter: Path) -> Any:
+    """Load a saved classifier to predict with: without transformers and PEFT where the engine can.
+
+    Raises:
+        ResourceError: files are missing or damaged.
+    """
+    _check_adapter_files(adapter)
+    try:
+        if not loading.can_load(spec.folder, adapter):
+            return load_adapter(spec, adapter)
+        return loading.load(spec.folder, adapter, dtype=DTYPES[spec.precision], kernel=spec.attention)
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise ResourceError(
+            f"The adapter in {adapter} cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            hint=RESTORE,
+        ) from error
+
+
+def trained_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return adapters and fresh modules by the names that they have in the adapter's file."""
+    if isinstance(model, loading.LoadedClassifier):
+        return model.trained
+    from peft import get_peft_model_state_dict
+
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
+
+
+def save_adapter(model: Any, folder: Path, *, base_model: str | None = None) -> None:
     """Write adapters and fresh modules as safetensors.
+
+    Args:
+        model: what ``build_model`` or ``load_for_prediction`` returned.
+        folder: an existing folder.
+        base_model: what the files shall name as the base model, instead of a path on this machine.
 
     Raises:
         OSError: the disk is full, or whatever else keeps a file from being written.
     """
+    if isinstance(model, loading.LoadedClassifier):
+        with write_errors(folder):
+            model.save(folder)
+        return
+    if base_model is not None:
+        model.peft_config["default"].base_model_name_or_path = base_model
     with write_errors(folder):
         # "auto" would ask the hub whether the vocabulary has grown.
         model.save_pretrained(str(folder), save_embedding_layers=False)

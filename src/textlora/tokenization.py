@@ -6,6 +6,7 @@ the model is used, so that a model never meets texts cut in another way than it 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ TokenIds = NDArray[np.int32]
 # the start, half from the end, far more than any policy keeps.
 MAX_CHARACTERS = 200_000
 BLOCK = 1_000
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,18 @@ class TextTokenizer:
             )
         return cls(tokenizer, policy, base_model=base_model)
 
+    @classmethod
+    def load_saved(cls, folder: Path, policy: LengthPolicy, *, base_model: str) -> TextTokenizer:
+        """Load what ``save`` wrote; its ``tokenizer.json`` is whole, so that transformers is not needed.
+
+        Raises:
+            UsageError: the files are missing or damaged.
+        """
+        try:
+            return cls(SavedTokenizer(folder), policy, base_model=base_model)
+        except Exception as error:
+            raise UsageError(f"Cannot load the tokenizer in {folder}: {str(error).splitlines()[0]}") from error
+
     @property
     def max_length(self) -> int:
         """Tokens per text, special ones included."""
@@ -155,6 +169,24 @@ class TextTokenizer:
     def save(self, folder: Path) -> None:
         """Write the tokenizer files into ``folder``."""
         self.tokenizer.save_pretrained(folder)
+
+
+class SavedTokenizer:
+    """The files of a saved fast tokenizer, with as much of its interface as is used here."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES}
+        self.backend_tokenizer = Tokenizer.from_buffer(self._files["tokenizer.json"])
+        pad = json.loads(self._files["tokenizer_config.json"]).get("pad_token")
+        content = pad.get("content") if isinstance(pad, dict) else pad
+        self.pad_token_id = self.backend_tokenizer.token_to_id(content) if content else None
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the files as they were read."""
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
 
 
 def _tame(text: str) -> str:
