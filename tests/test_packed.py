@@ -109,18 +109,18 @@ class TestExactness:
             torch.testing.assert_close(model(**packed.pack(texts(), 0)).logits, merged, atol=1e-5, rtol=0)
 
     def test_dropout_before_the_adapters_is_dropped_in_training_only(self, folders):
-        model = build(folders["distilbert"], lora_dropout=0.5)
+        # Dropping (nearly) everything leaves the frozen layers alone.
+        model = build(folders["distilbert"], lora_dropout=1 - 1e-9)
         inputs = packed.pack(texts(), 0)
         with torch.no_grad():
             still = model(**inputs).logits
-            torch.testing.assert_close(model(**inputs).logits, still, atol=0, rtol=0)
+            with model.disable_adapter():
+                frozen = model(**inputs).logits
             model.train()
             model.get_base_model().dropout.eval()
-            drawn = [model(**inputs).logits for _ in range(400)]
-        assert not torch.equal(drawn[0], drawn[1])
-        # The adapters' part is kept on average: the draws lie around what no dropout gives.
-        mean, spread = torch.stack(drawn).mean(0), torch.stack(drawn).std(0)
-        assert ((mean - still).abs() < spread).all()
+            dropped = model(**inputs).logits
+        assert not torch.allclose(still, frozen, atol=1e-3)
+        torch.testing.assert_close(dropped, frozen, atol=1e-5, rtol=0)
 
     def test_other_calls_stay_as_they_were(self, folders):
         model = build(folders["distilbert"])
