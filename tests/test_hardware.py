@@ -149,6 +149,15 @@ def test_peak_memory_counts_what_was_held_and_freed():
     assert hardware.peak_memory_gb() == pytest.approx(max(before, now), rel=0.1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a way of Linux to count")
+def test_peak_memory_leaves_out_what_the_starting_process_held():
+    held = bytearray(b"x") * (500 * 10**6)
+    code = "from textlora import hardware; print(hardware.peak_memory_gb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.3
+    del held
+
+
 def test_free_disk_of_a_folder_that_is_yet_to_be_made(tmp_path):
     free = hardware.free_disk_gb(tmp_path / "runs" / "reviews")
     assert free == pytest.approx(psutil.disk_usage(str(tmp_path)).free / 1e9, rel=0.05)
