@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "movie_reviews.csv"
