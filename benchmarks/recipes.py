@@ -4,8 +4,8 @@ r"""Which settings are worth being defaults: trains once for each and compares o
         --vary training.learning_rate=2e-4,5e-4,1e-3 --seeds 1,2,3
 
 Every trial gets the same rows; ``--vary`` may be repeated, and all combinations are tried with
-every seed (of the head, the adapters and the order of training). The test split is never looked
-at. One line a trial goes to ``--results`` as it ends, so that a stopped experiment keeps what it
+every seed (of the head, the adapters and the order of training; with ``--resplit`` of the splits
+too, for small files). The test split is never looked at. One line a trial goes to ``--results`` as it ends, so that a stopped experiment keeps what it
 has.
 """
 
@@ -27,13 +27,13 @@ from textlora import api, settings, training
 
 
 def main() -> None:
-    """Run the trials one after the other, on data that are prepared once."""
+    """Run the trials one after the other, on data that are prepared once for each split."""
     options = _options()
     print(f"{'trial':>50} {'accuracy':>9} {'val. loss':>9} {'train loss':>10} {'CPU s':>7} {'s':>7}")
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = _prepare(options, Path(folder))
+    with tempfile.TemporaryDirectory() as root:
         for trial in _trials(options.vary, options.seeds):
-            result = _trial(options, trial, dataset)
+            split = trial[0] if options.resplit else "seed=42"
+            result = _trial(options, trial, _prepare(options, Path(root) / split, split))
             with options.results.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(result) + "\n")
             _show(result)
@@ -56,14 +56,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="the same in every trial")
     parser.add_argument("--data", dest="prepare", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the rows")
+    parser.add_argument("--resplit", action="store_true", help="split anew with every seed")
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--base-model", default="embedded")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "recipes.jsonl")
     return parser.parse_args()
 
 
-def _prepare(options: argparse.Namespace, folder: Path) -> textlora.Dataset:
-    chosen = settings.parse_assignments([*options.prepare, f"data.sample={options.sample}"])
+def _prepare(options: argparse.Namespace, folder: Path, split: str) -> textlora.Dataset:
+    """Prepare the data, or take over what an earlier trial has prepared with the same seed."""
+    chosen = settings.parse_assignments([*options.prepare, f"data.sample={options.sample}", split])
     return api.prepare_folder(
         options.data, folder, api.DataOptions(), api.PlanOptions(options.base_model, "default", chosen)
     )

@@ -88,10 +88,11 @@ def resolve(on: Grounds, *, recipe: str = "default", plan_file: Path | None = No
     [
         (XEON, "compute.device", "cpu", "no GPU found"),
         (XEON, "compute.precision", "bf16", "bf16 runs 7.8 times as fast as fp32 here (1,890 against 242 GFLOP/s)"),
-        (XEON, "compute.attention", "eager", "faster than sdpa for bf16 on a CPU"),
-        (XEON, "compute.tokens_per_micro_batch", 4096, "4,096 tokens keep about 1.7 GB of activations; 22.8 GB are free"),
+        (XEON, "compute.engine", "packed", "texts laid end to end need no padding"),
+        (XEON, "compute.attention", "sdpa", "needs the least memory; nothing was measured"),
+        (XEON, "compute.tokens_per_micro_batch", 3072, "3,072 tokens keep about 0.8 GB of activations; 22.8 GB are free"),
         (OLD, "compute.precision", "fp32", "the processor has no bf16 arithmetic (bf16 25, fp32 180 GFLOP/s)"),
-        (OLD, "compute.attention", "sdpa", "faster and smaller than eager for fp32 on a CPU"),
+        (OLD, "compute.attention", "sdpa", "needs the least memory; nothing was measured"),
         (T4, "compute.device", "cuda", "Tesla T4 with 15.6 GB found"),
         (T4, "compute.precision", "fp16", "Tesla T4 (capability 7.5) has fp16 only; it emulates bf16"),
         (T4, "compute.attention", "sdpa", "one fused kernel on a GPU"),
@@ -126,7 +127,8 @@ def test_bf16_on_a_cpu_needs_hardware_and_a_clear_gain(changes, precision, reaso
 @pytest.mark.parametrize(
     ("free", "tokens", "reason"),
     [
-        (3.0, 2048, "2,048 tokens keep about 0.9 GB of activations; 2.3 GB are free"),
+        (2.5, 3072, "3,072 tokens keep about 0.8 GB of activations; 1.8 GB are free"),
+        (2.0, 2048, "2,048 tokens keep about 0.6 GB of activations; 1.3 GB are free"),
         (1.0, 512, "the least that is useful; only 0.3 GB are free"),
         (0.1, 512, "the least that is useful; only 0.0 GB are free"),
     ],
@@ -377,7 +379,7 @@ def test_a_device_that_is_not_there(machine, device, wanted):
 
 def test_the_cpu_may_be_asked_for_on_a_gpu_machine():
     values, reasons = resolve(grounds(machine=A100), compute__device="cpu")
-    assert (values["compute.precision"], values["compute.tokens_per_micro_batch"]) == ("bf16", 4096)
+    assert (values["compute.precision"], values["compute.tokens_per_micro_batch"]) == ("bf16", 3072)
     assert reasons["compute.precision"].startswith("bf16 runs 7.8 times")
 
 
@@ -429,9 +431,81 @@ def test_steps_and_tokens_with_fixed_padding_are_exact():
 
 
 def test_padding_is_counted_by_cutting_batches_of_the_datas_lengths():
-    found = estimated(grounds())
+    found = estimated(grounds(), compute__engine="transformers", compute__tokens_per_micro_batch=4096)
     # Measured on IMDB: batches of 32 under 4,096 tokens compute 1.27 tokens for each real one.
     assert found.tokens_per_epoch == pytest.approx(20_000 * 273 * 1.27, rel=0.06)
+
+
+def test_texts_laid_end_to_end_have_no_padding_but_the_filler():
+    found = estimated(grounds())
+    assert found.tokens_per_epoch == pytest.approx(20_000 * 273 * 1.025, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "engine", "reason"),
+    [
+        ({}, "packed", "texts laid end to end need no padding"),
+        ({"training__trunk_dropout": True}, "transformers", "our own forward pass has no dropout inside the encoder"),
+        ({"text__padding": "max_length"}, "transformers", "texts are padded to max_length"),
+        ({"compute__tokens_per_micro_batch": 0}, "transformers", "micro-batches are off"),
+    ],
+)
+def test_the_engine_suits_the_settings(assignments, engine, reason):
+    values, reasons = resolve(grounds(), **assignments)
+    assert (values["compute.engine"], reasons["compute.engine"]) == (engine, reason)
+
+
+def test_architectures_that_the_engine_does_not_know_keep_transformers():
+    values, reasons = resolve(grounds(replace(DISTILBERT, model_type="albert", packable=False)))
+    assert values["compute.engine"] == "transformers"
+    assert reasons["compute.engine"] == "our own forward pass does not know albert"
+
+
+@pytest.mark.parametrize(
+    ("eager", "sdpa", "kernel", "reason"),
+    [
+        (500.0, 400.0, "eager", "the faster one here (eager 500, sdpa 400 GFLOP/s)"),
+        (410.0, 400.0, "sdpa", "needs less memory and is no slower here (eager 410, sdpa 400 GFLOP/s)"),
+    ],
+)
+def test_attention_is_chosen_by_the_probe(eager, sdpa, kernel, reason):
+    rates = {**XEON.rates, "attention_eager_bf16": eager, "attention_sdpa_bf16": sdpa}
+    values, reasons = resolve(grounds(machine=replace(XEON, rates=rates)))
+    assert (values["compute.attention"], reasons["compute.attention"]) == (kernel, reason)
+
+
+def test_fp32_goes_through_onednn_where_that_is_faster_and_still_exact():
+    rates = {"fp32": 100.0, "fp32_onednn": 220.0}
+    values, reasons = resolve(grounds(machine=replace(OLD, rates=rates)))
+    assert values["compute.precision"] == "fp32_onednn"
+    assert reasons["compute.precision"] == (
+        "the processor has no bf16 arithmetic; fp32 runs 2.2 times as fast through oneDNN as through MKL"
+    )
+    amx = replace(XEON, rates={**rates, "bf16": 100.0})
+    assert resolve(grounds(machine=amx))[0]["compute.precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("assignments", "cached", "reason"),
+    [
+        ({}, False, "every layer has adapters"),
+        ({"lora__top_layers": 2, "training__epochs": 3}, True, "the 4 frozen layers run once instead of 3 times"),
+        ({"lora__top_layers": 2, "training__epochs": 1}, False, "one epoch runs the 4 frozen layers only once anyway"),
+        ({"lora__top_layers": 2, "training__trunk_dropout": True}, False, "the cache needs compute.engine packed"),
+    ],
+)
+def test_frozen_layers_are_cached_when_that_saves_passes(assignments, cached, reason):
+    values, reasons = resolve(grounds(), **assignments)
+    assert (values["compute.prefix_cache"], reasons["compute.prefix_cache"]) == (cached, reason)
+
+
+def test_the_cache_is_on_the_disk_and_saves_time():
+    top = {"lora__top_layers": 3, "training__epochs": 3}
+    cached, repeated = estimated(grounds(), **top), estimated(grounds(), **top, compute__prefix_cache=False)
+    tokens = 273 * (20_000 + 2_500)
+    assert cached.disk_gb - repeated.disk_gb == pytest.approx(tokens * 768 * 2 / 1e9)
+    assert cached.train_seconds < repeated.train_seconds < estimated(grounds(), training__epochs=3).train_seconds
+    assert cached.trainable_parameters < estimated(grounds()).trainable_parameters
 
 
 def test_the_spread_follows_the_quantiles():

@@ -116,7 +116,7 @@ class TestTrajectory:
         made = MicroBatchTrainer(
             model=classifier.model,
             args=arguments,
-            data_collator=Collator(pad_id=classifier.tokenizer.pad_id, limit=64, budget=100, fixed=False),
+            data_collator=Collator(pad_id=classifier.tokenizer.pad_id, limit=64, budget=100, packed=True),
         )
         found = made.predict(Samples(ids, split.labels))
         assert found.label_ids.tolist() == list(split.labels)
@@ -125,20 +125,25 @@ class TestTrajectory:
             metrics.validation_scores(np.array(split.labels), classifier.predict_proba(split.texts))["loss"], rel=1e-4
         )
 
-    def test_no_micro_batch_is_larger_than_the_budget(self, planned, toy_dataset, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("engine", ["packed", "transformers"])
+    def test_no_micro_batch_is_larger_than_the_budget(self, planned, toy_dataset, tmp_path, monkeypatch, engine):
         sizes = []
         original = trainer._summed_loss
         monkeypatch.setattr(batching, "LENGTH_STEP", 8)
 
         def noted(model, batch):
-            sizes.append(tuple(batch["input_ids"].shape))
+            sizes.append(batch.get("lengths") or tuple(batch["input_ids"].shape))
             return original(model, batch)
 
         monkeypatch.setattr(trainer, "_summed_loss", noted)
-        training.train(planned(**{"compute.tokens_per_micro_batch": 128}), toy_dataset, folder=tmp_path)
+        plan = planned(**{"compute.tokens_per_micro_batch": 128, "compute.engine": engine})
+        training.train(plan, toy_dataset, folder=tmp_path)
         assert len(sizes) > 12
-        assert all(rows * width <= 128 for rows, width in sizes)
-        assert {width for _, width in sizes} == {16, 24, 32, 40}
+        if engine == "packed":
+            assert all(sum(lengths) <= 128 for lengths in sizes)
+        else:
+            assert all(rows * width <= 128 for rows, width in sizes)
+            assert {width for _, width in sizes} == {16, 24, 32, 40}
 
 
 class TestNotANumber:

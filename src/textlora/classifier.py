@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from textlora import __version__, encoder, models, storage
 from textlora.batching import micro_batches, packed_batches
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TrainingError, UsageError
-from textlora.tokenization import LengthPolicy, TextTokenizer
+from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
 from textlora.types import Bundle, Dataset, Plan, Prediction
 
 BUNDLE = "textlora.json"
@@ -118,8 +119,7 @@ class Classifier:
     def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
         logits = np.zeros((len(texts), len(self.label_names)))
         truncated = np.zeros(len(texts), dtype=bool)
-        for start in range(0, len(texts), BLOCK):
-            block = self.tokenizer.encode(texts[start : start + BLOCK])
+        for start, block in self._tokenized(texts):
             truncated[start : start + BLOCK] = block.truncated
             done = start
             for batch in self._cut(block.lengths):
@@ -128,6 +128,22 @@ class Classifier:
                 if progress:
                     progress(done, len(texts))
         return logits, truncated
+
+    def _tokenized(self, texts: list[str]) -> Iterator[tuple[int, Tokenized]]:
+        """Yield the first index and the ids of each block; the next is tokenized while one is computed."""
+
+        def encode(start: int) -> Tokenized:
+            return self.tokenizer.encode(texts[start : start + BLOCK])
+
+        if not texts:
+            return
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            coming = ahead.submit(encode, 0)
+            for start in range(0, len(texts), BLOCK):
+                block = coming.result()
+                if start + BLOCK < len(texts):
+                    coming = ahead.submit(encode, start + BLOCK)
+                yield start, block
 
     def _cut(self, lengths: NDArray[np.int64]) -> list[list[int]]:
         budget = TOKENS_PER_MICRO_BATCH[self.model.device.type]

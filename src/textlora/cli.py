@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -383,6 +384,8 @@ def _plain(value: Any) -> Any:
 def run() -> int:  # noqa: PLR0911 - one return for each way to end
     """Run the command line and return its exit code; no traceback reaches the user."""
     signal.signal(signal.SIGTERM, _terminated)
+    if not sys.warnoptions:  # what libraries say to each other about their next versions
+        warnings.simplefilter("ignore", FutureWarning)
     try:
         return _dispatch()
     except TyperException as error:

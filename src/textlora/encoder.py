@@ -364,12 +364,14 @@ def load_for_prediction(spec: EncoderSpec, adapter: Path) -> Any:
     try:
         if not loading.can_load(spec.folder, adapter):
             return load_adapter(spec, adapter)
-        return loading.load(spec.folder, adapter, dtype=DTYPES[spec.precision], kernel=spec.attention)
+        model = loading.load(spec.folder, adapter, dtype=DTYPES[spec.precision], kernel=spec.attention)
+        loading.check_classes(model, len(spec.label_names))
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise ResourceError(
             f"The adapter in {adapter} cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0]}",
             hint=RESTORE,
         ) from error
+    return model
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:

@@ -125,7 +125,9 @@ class TextTokenizer:
         try:
             return cls(SavedTokenizer(folder), policy, base_model=base_model)
         except Exception as error:
-            raise UsageError(f"Cannot load the tokenizer in {folder}: {str(error).splitlines()[0]}") from error
+            raise UsageError(
+                f"Cannot load the tokenizer of {base_model} in {folder}: {str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def max_length(self) -> int:

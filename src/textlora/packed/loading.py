@@ -96,6 +96,18 @@ def load(base: Path, adapter: Path, *, dtype: torch.dtype, kernel: str) -> Loade
     return LoadedClassifier(root, PackedForward(root, kernel=kernel), trained, settings).eval()
 
 
+def check_classes(model: LoadedClassifier, classes: int) -> None:
+    """Compare the head's outputs with the number of labels.
+
+    Raises:
+        ValueError: they differ.
+    """
+    head = model.root.classifier
+    found = getattr(head, "out_proj", head).out_features
+    if found != classes:
+        raise ValueError(f"its head has {found} outputs for {classes} labels")
+
+
 def _config(base: Path) -> SimpleNamespace:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     for name, alias in ALIASES.items():

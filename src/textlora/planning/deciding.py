@@ -100,7 +100,7 @@ def _round_up(number: int, step: int) -> int:
 
 
 def _target_modules(_: Choices, grounds: Grounds) -> Decision:
-    return grounds.info.linear_names, "all linear layers of a block"
+    return grounds.info.linear_names, f"all linear layers of the {grounds.info.layers} blocks"
 
 
 def _top_layers(_: Choices, grounds: Grounds) -> Decision:
@@ -130,7 +130,8 @@ def _cpu_precision(machine: Machine) -> Decision:
     found = next((name for name in BF16_FEATURES if name in machine.features), None)
     fp32, bf16 = machine.rates.get("fp32"), machine.rates.get("bf16")
     if found is None:
-        return _cpu_fp32(machine, "the processor has no bf16 arithmetic")
+        figures = _figures(bf16, fp32, " (bf16 {}, fp32 {} GFLOP/s)")
+        return _cpu_fp32(machine, f"the processor has no bf16 arithmetic{figures}")
     if not (fp32 and bf16):
         return "bf16", f"the processor has {found}; nothing was measured"
     figures = _figures(bf16, fp32, " ({} against {} GFLOP/s)")
