@@ -229,24 +229,24 @@ class FastLeg:
 
     Args:
         folder: the base model.
-        recipe: name of the recipe.
-        assignments: what the plan shall have besides.
     """
 
-    def __init__(self, folder: Path, recipe: str, assignments: dict[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.recipe = recipe
-        self.assignments = {"training.epochs": FAST_EPOCHS, "training.batch_size": BATCH, **assignments}
         self.settings: Settings | None = None
 
     def epoch(self, reviews: Reviews) -> Cost:
         """Train on the reviews three times; return the cost of one."""
         with tempfile.TemporaryDirectory() as scratch, _cache_in(Path(scratch) / "cache"):
             data = data_set(reviews, Path(scratch))
-            plan = planning.plan(data, base_model=str(self.folder), recipe=self.recipe, assignments=self.assignments)
+            # The cache is built whether or not the planner finds it worth it for so few reviews.
+            asked = {"training.epochs": FAST_EPOCHS, "training.batch_size": BATCH, "compute.prefix_cache": True}
+            plan = planning.plan(data, base_model=str(self.folder), recipe="fast", assignments=asked)
             self.settings = plan.settings
             watch = StageWatch(steps_per_epoch=-(-len(reviews) // BATCH))
             training.train(plan, data, progress=watch)
+        if watch.measured != {"frozen layers": 1, "train": FAST_EPOCHS}:
+            raise ValueError(f"{len(reviews)} reviews are too few to time: only {watch.measured} was measured")
         return Cost(watch.cpu / FAST_EPOCHS, watch.wall / FAST_EPOCHS, len(reviews))
 
 
@@ -254,7 +254,7 @@ class StageWatch:
     """Measures a training by what it reports: the pass through the frozen layers, and the steps.
 
     A stage's beginning is not reported, and the first report comes after its first part. So what is
-    measured lies between an epoch's first and last report, and counts for the whole.
+    measured lies between the first and the last report of an epoch, and counts for the whole.
 
     Args:
         steps_per_epoch: optimiser steps of an epoch, at least 2.
@@ -263,26 +263,29 @@ class StageWatch:
     def __init__(self, steps_per_epoch: int) -> None:
         self.steps_per_epoch = steps_per_epoch
         self.cpu = self.wall = 0.0
-        self._first: tuple[Watch, int] | None = None
+        self.measured: dict[str, int] = {}
+        self._watch: Watch | None = None
+        self._first = 0
 
     def __call__(self, stage: str, done: int, total: int, _: str) -> None:
         """Take a report of progress; see ``textlora.training.train``."""
         if stage == "frozen layers":
-            self._between(done, total, first=self._first is None, last=done == total)
+            self._between(stage, done, total, first=self._watch is None)
         elif stage == "train":
             step = (done - 1) % self.steps_per_epoch + 1
-            self._between(step, self.steps_per_epoch, first=step == 1, last=step == self.steps_per_epoch)
+            self._between(stage, step, self.steps_per_epoch, first=step == 1)
 
-    def _between(self, done: int, total: int, *, first: bool, last: bool) -> None:
-        if first:
-            self._first = (Watch(), done)
-            self._first[0].start()
-        elif last and self._first:
-            watch, before = self._first
-            self._first = None
-            watch.stop()
-            self.cpu += watch.cpu * total / (done - before)
-            self.wall += watch.wall * total / (done - before)
+    def _between(self, stage: str, done: int, total: int, *, first: bool) -> None:
+        if first and done < total:
+            # A step may be reported twice, when its loss is written down: the later one counts.
+            self._watch, self._first = Watch(), done
+            self._watch.start()
+        elif done == total and self._watch:
+            self._watch.stop()
+            self.cpu += self._watch.cpu * total / (total - self._first)
+            self.wall += self._watch.wall * total / (total - self._first)
+            self.measured[stage] = self.measured.get(stage, 0) + 1
+            self._watch = None
 
 
 @contextmanager
