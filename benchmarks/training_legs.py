@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from transformers import (
 from benchmarks.measuring import Cost, Watch
 from benchmarks.reviews import MAX_LENGTH, Reviews, data_set
 from textlora import encoder, planning, training
-from textlora.batching import micro_batches
 from textlora.encoder import EncoderSpec
 from textlora.settings import Settings
 from textlora.tokenization import TokenIds
@@ -107,16 +106,43 @@ class StockLeg:
             return _epoch(trainer, reviews)
 
 
+def sorted_passes(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Cut texts, longest first, into passes of at most ``tokens`` padded tokens; return their rows."""
+    passes: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        # The first of a pass is its longest.
+        if not passes or (len(passes[-1]) + 1) * lengths[passes[-1][0]] > tokens:
+            passes.append([])
+        passes[-1].append(row)
+    return passes
+
+
+def padded(ids: Sequence[TokenIds], multiple: int) -> dict[str, torch.Tensor]:
+    """Return ``input_ids`` and ``attention_mask`` (B, T), T being a multiple of ``multiple``."""
+    width = min(MAX_LENGTH, -(-max(map(len, ids)) // multiple) * multiple)
+    return encoder.pad(ids, 0, limit=width, fixed=True)
+
+
 @dataclass(frozen=True)
 class Tuning:
-    """What is left to choose in ``TunedLeg``: the kernel of attention, and padded tokens of one pass."""
+    """What ``TunedLeg`` chooses by trial.
 
-    kernel: str
-    tokens: int
+    Attributes:
+        kernel: of attention.
+        tokens: of one pass, padding counted.
+        multiple: padded lengths are multiples of it; few shapes, or little padding.
+    """
+
+    kernel: str = "eager"
+    tokens: int = 2_048
+    multiple: int = 8
 
 
-USUAL_TUNING = Tuning("eager", 4_096)
-TUNINGS = [Tuning(kernel, tokens) for kernel in ("eager", "sdpa") for tokens in (2_048, 4_096, 8_192)]
+TUNINGS: dict[str, tuple[Any, ...]] = {
+    "kernel": ("eager", "sdpa"),
+    "tokens": (1_024, 2_048, 4_096),
+    "multiple": (8, 64),
+}
 
 
 class TunedLeg:
@@ -129,19 +155,24 @@ class TunedLeg:
     def __init__(self, folder: Path, names: tuple[str, ...], precision: str) -> None:
         torch.manual_seed(0)
         dtype = encoder.DTYPES[precision]
-        base = classifier(folder, names, dtype=dtype, attn_implementation=USUAL_TUNING.kernel, **STILL)
+        base = classifier(folder, names, dtype=dtype, attn_implementation=Tuning().kernel, **STILL)
         self.model = adapted(base, dropout=0.0).train()
         self.precision = precision
-        self.tuning = USUAL_TUNING
+        self.tuning = Tuning()
         for name, parameter in self.model.named_parameters():
             if encoder.is_ours(name):
                 parameter.data = parameter.data.float()
 
     def tune(self, reviews: Reviews) -> dict[str, float]:
-        """Keep the fastest of all tunings on this machine; return the milliseconds per review of each."""
-        found = {tuning: min(self._tried(tuning, reviews) for _ in range(TRIES)) for tuning in TUNINGS}
-        self._use(min(found, key=lambda tuning: found[tuning]))
-        return {f"{tuning.kernel}, {tuning.tokens} tokens": round(1000 * cost, 2) for tuning, cost in found.items()}
+        """Try one choice after the other on this machine and keep the fastest; return milliseconds per review."""
+        tried: dict[Tuning, float] = {}
+        for name, values in TUNINGS.items():
+            candidates = [replace(self.tuning, **{name: value}) for value in values]
+            for tuning in candidates:
+                if tuning not in tried:
+                    tried[tuning] = min(self._tried(tuning, reviews) for _ in range(TRIES))
+            self._use(min(candidates, key=tried.__getitem__))
+        return {str(tuning): round(1000 * seconds, 2) for tuning, seconds in tried.items()}
 
     def _tried(self, tuning: Tuning, reviews: Reviews) -> float:
         self._use(tuning)
@@ -171,8 +202,8 @@ class TunedLeg:
     def _accumulate(self, ids: Sequence[TokenIds], labels: Sequence[int]) -> None:
         """Add up the gradients of one step's passes."""
         half = self.precision == "bf16"
-        for rows in micro_batches([len(text) for text in ids], self.tuning.tokens, limit=MAX_LENGTH):
-            inputs = encoder.pad([ids[row] for row in rows], 0, limit=MAX_LENGTH)
+        for rows in sorted_passes([len(text) for text in ids], self.tuning.tokens):
+            inputs = padded([ids[row] for row in rows], self.tuning.multiple)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 logits = self.model(**inputs).logits
             wanted = torch.tensor([labels[row] for row in rows])
