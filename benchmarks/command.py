@@ -50,18 +50,19 @@ def parse(name: str, description: str, *, rounds: int, arguments: Sequence[str] 
     Args:
         name: of the benchmark.
         description: its help text.
-        rounds: how many when nothing is said; two with ``--quick``.
+        rounds: how many when nothing is said; at most two with ``--quick``.
         arguments: instead of the process's own.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    few = min(2, rounds)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=EXAMPLE, help="file of labelled reviews (the shipped example)")
-    parser.add_argument("--rounds", type=int, help=f"rounds over all legs ({rounds}, or 2 with --quick)")
+    parser.add_argument("--rounds", type=int, help=f"how often everything is measured ({rounds}, {few} with --quick)")
     parser.add_argument("--quick", action="store_true", help="few reviews; minutes, and rougher figures")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     given = parser.parse_args(arguments)
-    return Options(name, given.data, given.rounds or (2 if given.quick else rounds), given.quick, given.json)
+    return Options(name, given.data, given.rounds or (few if given.quick else rounds), given.quick, given.json)
 
 
 def finish(options: Options, figures: Mapping[str, Any], details: Mapping[str, Any]) -> None:

@@ -18,8 +18,10 @@ def distilbert_folder() -> Path:
     import torch
     from transformers import DistilBertConfig, DistilBertModel
 
+    from textlora import encoder
+
     storage.make_folder(folder.parent)
-    with storage.atomic_folder(folder) as temporary:
+    with storage.atomic_folder(folder) as temporary, encoder.quiet_libraries():
         torch.manual_seed(0)
         DistilBertModel(DistilBertConfig()).save_pretrained(temporary)
         for file in embedded.embedded_folder().glob("tokenizer*"):
