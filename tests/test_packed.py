@@ -13,6 +13,7 @@ from textlora import encoder, models, packed
 from textlora.encoder import EncoderSpec
 from textlora.packed import Layout, attend, loading
 from textlora.packed.attention import _jagged
+from textlora.packed.layout import SEGMENT_PAIRS
 from textlora.settings import LoraSettings
 
 ARCHITECTURES = sorted(packed.ARCHITECTURES)
@@ -241,7 +242,10 @@ class TestLayout:
             assert layout.segments[0].start == 0
             for before, after in pairwise(layout.segments):
                 assert before.stop == after.start
-                assert before.padded != after.padded
+                assert before.padded >= after.padded
+            assert all(
+                segment.texts == 1 or segment.texts * segment.padded**2 <= SEGMENT_PAIRS for segment in layout.segments
+            )
             assert layout.segments[-1].stop == layout.tokens <= layout.rows < layout.tokens + 128
             assert all(0 <= segment.padded - length < 32 for segment in layout.segments for length in segment.lengths)
 

@@ -845,7 +845,7 @@ def test_measured_lengths_match_a_direct_count():
 def test_an_unknown_recipe():
     with pytest.raises(UsageError) as caught:
         planning.plan(dataset(), recipe="stok")
-    assert str(caught.value) == "There is no recipe 'stok'. Did you mean 'stock'?\nRecipes: default, stock."
+    assert str(caught.value) == "There is no recipe 'stok'. Did you mean 'stock'?\nRecipes: default, fast, stock."
 
 
 # -- docs ----------------------------------------------------------------------------------------

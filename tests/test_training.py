@@ -150,7 +150,7 @@ class TestBest:
         """With far too large a rate the last model is not the best one."""
         plan = planned(
             **{"training.learning_rate": 0.3, "training.evaluations_per_epoch": 4, "training.best_metric": "loss",
-               "training.lr_scheduler_type": "constant"}
+               "training.lr_scheduler_type": "constant", "compute.engine": "transformers"}
         )  # fmt: skip
         run = training.train(plan, toy_dataset, folder=tmp_path)
         losses = {entry["step"]: entry["eval_loss"] for entry in run.history if "eval_loss" in entry}
@@ -385,8 +385,8 @@ class TestReloadCheck:
     def test_a_bundle_that_answers_otherwise_fails_the_run(self, toy_run, tmp_path, monkeypatch):
         save = encoder.save_adapter
 
-        def forget_the_head(model, folder):
-            save(model, folder)
+        def forget_the_head(model, folder, **options):
+            save(model, folder, **options)
             weights = load_file(folder / "adapter_model.safetensors")
             weights["base_model.model.classifier.bias"][0] += 0.5
             save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -188,7 +188,7 @@ def plan(
     Args:
         dataset: from ``prepare``.
         base_model: hub id, local folder or ``embedded``.
-        recipe: ``default`` or ``stock``.
+        recipe: ``default``, ``fast`` or ``stock``.
         assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
         plan_file: an edited ``plan.toml``.
 
@@ -262,7 +262,7 @@ def fit(  # noqa: PLR0913 - the options of all stages
         text: text column; found when not given.
         label: label column; found when not given.
         base_model: hub id, local folder or ``embedded``.
-        recipe: ``default`` or ``stock``.
+        recipe: ``default``, ``fast`` or ``stock``.
         assignments: settings by dotted name.
         out: the run folder.
         overwrite: replace another run in the folder.

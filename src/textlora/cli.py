@@ -41,7 +41,7 @@ BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Hub id, local folder, or 'embedded' for the built-in MiniLM-L6.")
 ]
 Recipe = Annotated[
-    str, typer.Option("--recipe", help="Named set of settings: default, or stock (the original recipe).")
+    str, typer.Option("--recipe", help="Named set of settings: default, fast (upper layers only), or stock (the original recipe).")
 ]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="An edited plan.toml.")]
 Set = Annotated[

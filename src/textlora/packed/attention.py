@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from textlora.packed.layout import Layout, Segment
 
 FLASH_CAPABILITY = (8, 0)
+# Attended pairs, over all heads, whose probabilities stay in the cache of a processor core.
+CACHED_PAIRS = 2**20
 
 
 def attend(qkv: torch.Tensor, layout: Layout, heads: int, *, kernel: str) -> torch.Tensor:
@@ -42,13 +45,15 @@ class _Attention(torch.autograd.Function):
         kept: list[torch.Tensor] = []
         for segment in layout.segments:
             q, k, v = segment.split(qkv, 3, heads)
-            if keep:
-                weights = _weights(q, k, segment)
-                context = torch.bmm(weights, v)
-                kept += [q, k, v, weights]
-            else:
-                context = _flash(q, k, v, segment)
-                kept += [q, k, v]
+            context = torch.empty_like(q)
+            kept += [q, k, v]
+            for part in _parts(segment, len(q)):
+                if keep:
+                    weights = _weights(q[part], k[part], segment)
+                    torch.bmm(weights, v[part], out=context[part])
+                    kept.append(weights)
+                else:
+                    context[part] = _flash(q[part], k[part], v[part], segment)
             segment.join([context], mixed)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(*kept)
@@ -58,16 +63,19 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = gradients
-        kept, layout = list(ctx.saved_tensors), ctx.layout
+        kept, layout = iter(ctx.saved_tensors), ctx.layout
         out = grad.new_empty(len(grad), 3 * grad.shape[1])
         out[layout.tokens :] = 0
         for segment in layout.segments:
-            q, k, v = kept[:3]
-            weights = kept[3] if ctx.keep else _weights(q, k, segment)
-            kept = kept[4 if ctx.keep else 3 :]
-            heads = len(q) // segment.texts
-            (upstream,) = segment.split(grad, 1, heads)
-            segment.join(_attention_gradients(q, k, v, weights, upstream), out)
+            q, k, v = next(kept), next(kept), next(kept)
+            (upstream,) = segment.split(grad, 1, len(q) // segment.texts)
+            gradients = tuple(torch.empty_like(q) for _ in range(3))
+            for part in _parts(segment, len(q)):
+                weights = next(kept) if ctx.keep else _weights(q[part], k[part], segment)
+                _attention_gradients(
+                    (q[part], k[part], v[part]), weights, upstream[part], tuple(whole[part] for whole in gradients)
+                )
+            segment.join(gradients, out)
         return out, None, None, None
 
 
@@ -94,17 +102,25 @@ def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segment: Segment) 
     return scaled_dot_product_attention(q4, k4, v4, attn_mask=bias).reshape(q.shape)
 
 
-def _attention_gradients(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, weights: torch.Tensor, grad: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of q, k and v, each (G * heads, P, d)."""
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _attention_gradients(qkv: Heads, weights: torch.Tensor, grad: torch.Tensor, out: Heads) -> None:
+    """Write the gradients of q, k and v, each (heads, P, d), into ``out``."""
+    q, k, v = qkv
     scale = q.shape[-1] ** -0.5
-    grad_v = torch.bmm(weights.transpose(1, 2), grad)
+    torch.bmm(weights.transpose(1, 2), grad, out=out[2])
     grad_weights = torch.bmm(grad, v.transpose(1, 2))
     grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-    grad_q = torch.bmm(grad_scores, k).mul_(scale)
-    grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale)
-    return grad_q, grad_k, grad_v
+    torch.bmm(grad_scores, k, out=out[0]).mul_(scale)
+    torch.bmm(grad_scores.transpose(1, 2), q, out=out[1]).mul_(scale)
+
+
+def _parts(segment: Segment, rows: int) -> Iterator[slice]:
+    """Yield the heads to work on together: all of a segment of short texts, fewer of one long text."""
+    step = rows if segment.texts > 1 else max(1, CACHED_PAIRS // segment.padded**2)
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
 
 
 def _fused(qkv: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:

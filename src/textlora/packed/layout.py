@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 
 import torch
 
@@ -14,6 +14,9 @@ from textlora.batching import ROW_STEP
 # Attention works on texts padded to a multiple of this: softmax runs up to 1.4 times faster on whole
 # vectors, and few different lengths mean few kernels that oneDNN builds and keeps.
 TEXT_STEP = 32
+# Pairs of tokens that a head attends between in one segment: what is computed from them should
+# stay in the processor's cache until it is used.
+SEGMENT_PAIRS = 2**17
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,13 @@ class Segment:
                 target[:, part] = by_text[text, :length]
 
 
+def batched(items: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Yield tuples of at most ``size`` items, in order."""
+    rest = iter(items)
+    while taken := tuple(islice(rest, size)):
+        yield taken
+
+
 class Layout:
     """The rows of a micro-batch: all tokens of its texts, then some filler.
 
@@ -99,9 +109,10 @@ class Layout:
         """The texts by padded length; texts sorted by length make the fewest."""
         found, start = [], 0
         for padded, group in groupby(self.lengths, key=lambda length: -(-length // TEXT_STEP) * TEXT_STEP):
-            segment = Segment(start, tuple(group), padded)
-            found.append(segment)
-            start = segment.stop
+            for lengths in batched(group, max(1, SEGMENT_PAIRS // padded**2)):
+                segment = Segment(start, lengths, padded)
+                found.append(segment)
+                start = segment.stop
         return tuple(found)
 
     @cached_property

@@ -53,7 +53,7 @@ def plan(
     info = models.base_info(choices["model.base_model"].value, choices["model.revision"].value)
     machine = machine or hardware.describe_machine(storage.cache_folder())
     grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
-    chosen, reasons = resolve(choices, grounds, small_data=recipe == "default")
+    chosen, reasons = resolve(choices, grounds, small_data=recipe != "stock")
     return Plan(
         settings=chosen,
         reasons=reasons,
