@@ -33,7 +33,7 @@ from textlora.types import Plan
 
 STOCK_ADAPTERS = {"lora.r": 8, "lora.lora_alpha": 16, "lora.target_modules": ("q_lin", "v_lin")}
 MEMORY_STEPS = 160
-QUICK_MEMORY_STEPS = 24
+QUICK_MEMORY_STEPS = 18
 # From here on memory should no longer grow: all lengths have been seen.
 SETTLED_STEP = 100
 
@@ -165,7 +165,7 @@ def _memory(found: Reviews, steps: int) -> dict[str, Any]:
         planning.save_plan(data.folder / "plan.toml", plan)
         answer = run_child([sys.executable, "-m", "benchmarks.workers", "train", str(data.folder)]).answer
     resident = answer["resident_gb"]
-    settled = min(SETTLED_STEP, len(resident) // 3)
+    settled = SETTLED_STEP if len(resident) >= 1.5 * SETTLED_STEP else len(resident) // 3
     last = resident[-max(1, len(resident) // 10) :]
     return {**answer, "settled_step": settled, "growth": max(last) / resident[settled - 1] - 1}
 
