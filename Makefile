@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all check format clean
+.PHONY: help demo test test-all check format bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -45,6 +45,18 @@ test-all: check  ## the slow tests too
 format: $(READY)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
+
+# Beyond the lock file: what the benchmarks compare with. The same versions stand in pyproject.toml.
+BENCH_PACKAGES := onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2
+BENCH_DATA := $(if $(DATA),--data $(DATA))
+
+bench: $(READY)  ## measure speed, memory and scaling, a quarter of an hour and more; DATA=reviews.csv
+	$(PIP) $(BENCH_PACKAGES)
+	$(BIN)/python -W ignore -m benchmarks.train $(BENCH_DATA)
+	$(BIN)/python -W ignore -m benchmarks.predict $(BENCH_DATA)
+	$(BIN)/python -W ignore -m benchmarks.startup $(BENCH_DATA)
+	$(BIN)/python -W ignore -m benchmarks.scaling $(BENCH_DATA)
+	$(BIN)/python -m benchmarks.show
 
 clean:  ## remove what make made
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
