@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -224,3 +225,25 @@ class TestPredict:
 def test_python_m_textlora_works():
     done = fresh("--version")
     assert (done.returncode, done.stdout) == (0, "textlora 0.1.0\n")
+
+
+class TestThreads:
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ({}, "1000"),
+            ({"GOMP_SPINCOUNT": "5"}, "5"),
+            ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+        ],
+    )
+    def test_waiting_threads_sleep_early_unless_told_otherwise(self, given, expected):
+        code = (
+            "import os, sys; from textlora import __main__, cli; cli.run = lambda: print(os.environ.get('GOMP_SPINCOUNT'));"
+            "__main__.run()"
+        )
+        names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+        environment = {name: value for name, value in os.environ.items() if name not in names}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
