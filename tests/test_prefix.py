@@ -107,7 +107,6 @@ class TestCache:
         for text in ids:
             expected = hugging_face(torch.from_numpy(text)[None].long(), output_hidden_states=True).hidden_states[2][0]
             torch.testing.assert_close(cache.states(text), expected, atol=1e-5, rtol=0)
-            cache.forget_pages()
 
     def test_equal_texts_are_kept_once(self, model):
         once, twice = texts(20), [*texts(20), *texts(20)]

@@ -76,11 +76,12 @@ class PrefixCache:
         """Return the hidden states (T, H) of a text by its token ids."""
         row_bytes = self._width * self._dtype.itemsize
         start = self._first_rows[text_hash(ids)] * row_bytes
-        raw = np.frombuffer(self._map[start : start + len(ids) * row_bytes], dtype=np.uint8)
-        return torch.from_numpy(raw.copy()).view(self._dtype).view(len(ids), self._width)
+        raw = bytearray(self._map[start : start + len(ids) * row_bytes])
+        self._forget_pages()
+        return torch.frombuffer(raw, dtype=self._dtype).view(len(ids), self._width)
 
-    def forget_pages(self) -> None:
-        """Let the system take back the memory of what was read; the file stays where it is."""
+    def _forget_pages(self) -> None:
+        # What was read stays in the system's cache, but no longer counts as this process's memory.
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
