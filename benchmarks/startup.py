@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tell(f"{name} loads {', '.join(heavy) or 'none of ' + ', '.join(HEAVY)}")
     light = not {"torch"} & {*loaded["import_textlora"], *loaded["help"]}
     figures["torch_free"] = float(light)
-    shown = {name: " ".join(words) for name, words in commands.items() if name != "predict"}
+    shown = {name: " ".join([Path(words[0]).name, *words[1:]]) for name, words in commands.items() if name != "predict"}
     details = {
         "legs": summary(costs),
         "loads": loaded,
