@@ -131,6 +131,25 @@ class TestExactness:
         assert together.loss > 0
         assert together.logits.shape == (len(LENGTHS), 3)
 
+    def test_training_after_a_prediction(self, folders):
+        expected = outcome(build(folders["distilbert"]), packed.pack(texts(), 0))
+        model = build(folders["distilbert"])
+        with torch.inference_mode():
+            model(**packed.pack(texts(), 0))
+        logits, gradients = outcome(model, packed.pack(texts(), 0))
+        assert torch.equal(logits, expected[0])
+        assert all(torch.equal(gradients[name], value) for name, value in expected[1].items())
+
+    def test_what_is_written_into_a_layer_later_counts(self, folders):
+        model = build(folders["distilbert"])
+        with torch.no_grad():
+            model(**packed.pack(texts(), 0))
+            for layer in model.get_base_model().distilbert.transformer.layer:
+                layer.attention.q_lin.base_layer.bias.add_(3)
+                layer.attention.v_lin.base_layer.weight.mul_(2)
+            found, expected = model(**packed.pack(texts(), 0)).logits, model(**padded(texts())).logits
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
     def test_a_moved_model_computes_with_its_own_weights(self, folders):
         model = build(folders["distilbert"])
         inputs = packed.pack(texts(), 0)

@@ -25,7 +25,7 @@ from textlora import checkpoints, encoder
 from textlora.batching import micro_batches, packed_batches
 from textlora.classifier import softmax
 from textlora.errors import TrainingError
-from textlora.packed import pack_states
+from textlora.packed import pack, pack_states
 from textlora.prefix import PrefixCache
 from textlora.tokenization import TokenIds
 
@@ -98,7 +98,7 @@ class Collator:
         if "states" in samples[0]:
             inputs = pack_states([sample["states"] for sample in samples], self.start)
         elif self.packed:
-            inputs = encoder.collate(ids, self.pad_id, limit=self.limit, packed_rows=True)
+            inputs = pack(ids, self.pad_id)
         else:
             inputs = encoder.pad(ids, self.pad_id, limit=self.limit, fixed=self.fixed)
         return {"labels": torch.tensor([sample["label"] for sample in samples]), **inputs}

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 class PackedLinear:
     """One or several linear layers over the same input, their outputs side by side.
 
-    Several frozen weights are laid into one block of memory, of which the layers' own become
+    Several frozen weights (and biases) are laid into one block of memory, of which the layers' own become
     views; so nothing is kept twice, and what is written into a layer arrives here too.
 
     Args:
@@ -51,7 +51,7 @@ class PackedLinear:
         # A move to another device or precision has given the layers memory of their own again.
         if self._weight is None or self._weight.data_ptr() != bases[0].weight.data_ptr():
             self._weight = _fuse([base.weight for base in bases])
-            self._bias = torch.cat([base.bias.detach() for base in bases])
+            self._bias = _fuse([base.bias for base in bases])
         return self._weight, self._bias
 
     def _block(self, adapters: Sequence[Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +117,9 @@ class Dropout:
 
 
 def _fuse(weights: Sequence[nn.Parameter]) -> torch.Tensor:
-    fused = torch.cat([weight.detach() for weight in weights])
+    # A prediction may come first; what is made in inference mode could not be trained over later.
+    with torch.inference_mode(mode=False):
+        fused = torch.cat([weight.detach() for weight in weights])
     for weight, part in zip(weights, fused.split([len(weight) for weight in weights]), strict=True):
         weight.data = part
     return fused
