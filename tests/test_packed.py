@@ -184,6 +184,9 @@ class TestAttention:
         torch.testing.assert_close(mixed, expected, atol=1e-12, rtol=0)
         (reference,) = torch.autograd.grad(expected, qkv, grad)
         torch.testing.assert_close(found, reference, atol=1e-12, rtol=0)
+        with torch.inference_mode():
+            predicted = attend(qkv, layout, heads, kernel=kernel)
+        torch.testing.assert_close(predicted, expected, atol=1e-12, rtol=0)
 
     def test_the_way_for_old_gpus_gives_the_same(self):
         layout = Layout((70, 33, 32, 5, 4, 4, 1))

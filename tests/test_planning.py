@@ -474,6 +474,21 @@ def test_attention_is_chosen_by_the_probe(eager, sdpa, kernel, reason):
     assert (values["compute.attention"], reasons["compute.attention"]) == (kernel, reason)
 
 
+@pytest.mark.parametrize(
+    ("rates", "engine", "kernel"),
+    [
+        ({"predict_attention_eager_bf16": 500.0, "predict_attention_sdpa_bf16": 400.0}, "packed", "eager"),
+        ({"predict_attention_eager_bf16": 400.0, "predict_attention_sdpa_bf16": 500.0}, "packed", "sdpa"),
+        ({"predict_attention_eager_bf16": 400.0, "predict_attention_sdpa_bf16": 500.0}, "transformers", "eager"),
+        ({}, "packed", "eager"),
+    ],
+)
+def test_prediction_has_its_own_kernel_where_both_are_measured(rates, engine, kernel):
+    asked = {"compute": {"precision": "bf16", "engine": engine, "attention": "eager"}}
+    machine = replace(XEON, rates={**XEON.rates, **rates})
+    assert planning.prediction_attention(settings.Settings.model_validate(asked), machine) == kernel
+
+
 def test_fp32_goes_through_onednn_where_that_is_faster_and_still_exact():
     rates = {"fp32": 100.0, "fp32_onednn": 220.0}
     values, reasons = resolve(grounds(machine=replace(OLD, rates=rates)))

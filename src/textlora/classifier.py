@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from textlora import __version__, encoder, models, storage
 from textlora.batching import micro_batches, packed_batches
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TrainingError, UsageError
+from textlora.threads import side_by_side
 from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
 from textlora.types import Bundle, Dataset, Plan, Prediction
 
@@ -28,7 +30,7 @@ Probabilities = NDArray[np.float64]
 
 # Texts sorted by length together; enough for tight micro-batches, little enough to hold.
 BLOCK = 2_048
-TOKENS_PER_MICRO_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}
+TOKENS_PER_MICRO_BATCH = {"cpu": 4_096, "mps": 8_192, "cuda": 65_536}
 
 
 class Classifier:
@@ -44,6 +46,7 @@ class Classifier:
         self.model = model
         self.tokenizer = tokenizer
         self.bundle = bundle
+        encoder.use_kernel(model, bundle.attention)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
@@ -119,15 +122,22 @@ class Classifier:
     def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
         logits = np.zeros((len(texts), len(self.label_names)))
         truncated = np.zeros(len(texts), dtype=bool)
-        for start, block in self._tokenized(texts):
-            truncated[start : start + BLOCK] = block.truncated
-            done = start
-            for batch in self._cut(block.lengths):
-                logits[[start + index for index in batch]] = self._batch_logits([block.ids[index] for index in batch])
-                done += len(batch)
-                if progress:
-                    progress(done, len(texts))
+        done = 0
+        with encoder.arithmetic(self.bundle.precision):
+            for start, block in self._tokenized(texts):
+                truncated[start : start + BLOCK] = block.truncated
+                for batch, rows in self._block_logits(block):
+                    logits[[start + index for index in batch]] = rows
+                    done += len(batch)
+                    if progress:
+                        progress(done, len(texts))
         return logits, truncated
+
+    def _block_logits(self, block: Tokenized) -> Iterator[tuple[list[int], Probabilities]]:
+        """Yield indices and logits of each micro-batch; on a CPU they are computed side by side."""
+        batches = self._cut(block.lengths)
+        work = [partial(self._batch_logits, [block.ids[index] for index in batch]) for batch in batches]
+        yield from zip(batches, side_by_side(work, on=self.model.device.type), strict=True)
 
     def _tokenized(self, texts: list[str]) -> Iterator[tuple[int, Tokenized]]:
         """Yield the first index and the ids of each block; the next is tokenized while one is computed."""
@@ -157,7 +167,7 @@ class Classifier:
         )
         device = self.model.device
         moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
-        with torch.inference_mode(), encoder.arithmetic(self.bundle.precision):
+        with torch.inference_mode():
             output = self.model(**moved).logits
         return np.asarray(output.double().cpu().numpy())
 
@@ -252,8 +262,8 @@ def check_base(base: Path, bundle: Bundle) -> None:
         )
 
 
-def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset) -> Bundle:
-    """Collect what must travel with the weights."""
+def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset, *, attention: str) -> Bundle:
+    """Collect what must travel with the weights; ``attention`` is the kernel to predict with."""
     settings = plan.settings
     return Bundle(
         base_model=base.name if base.revision != "local" else str(base.folder.resolve()),
@@ -265,7 +275,7 @@ def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset) -> Bundle:
         max_length=settings.text.max_length or base.max_length,
         head_tokens=settings.text.head_tokens,
         precision=settings.compute.precision or "fp32",
-        attention=settings.compute.attention or "eager",
+        attention=attention,
         textlora_version=__version__,
         text_column=dataset.info.text_column,
     )

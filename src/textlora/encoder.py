@@ -147,6 +147,13 @@ def runs_packed(model: Any) -> bool:
     return isinstance(model, loading.LoadedClassifier) or hasattr(model.get_base_model(), "packed")
 
 
+def use_kernel(model: Any, kernel: str) -> None:
+    """Let the packed forward attend with ``kernel``; without it the model keeps its own."""
+    if runs_packed(model):
+        inner = model if isinstance(model, loading.LoadedClassifier) else model.get_base_model()
+        inner.packed.kernel = kernel
+
+
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
     """Send fp32 products through oneDNN while inside, if ``precision`` asks for it.

@@ -43,7 +43,7 @@ PROBE_SECONDS = 0.05
 PROBE_CALLS = 5
 # Texts, tokens, heads and hidden width of the probe of attention.
 PROBE_ATTENTION = (4, 256, 12, 768)
-PROBE_VERSION = 3
+PROBE_VERSION = 4
 FIRST_BF16_CAPABILITY = (8, 0)
 
 
@@ -316,28 +316,32 @@ def _attention_rates() -> dict[str, float]:
     import torch
 
     return {
-        f"attention_{kernel}_{name}": _attention_rate(kernel, dtype)
+        f"{use}_{kernel}_{name}": _attention_rate(kernel, dtype, train=use == "attention")
+        for use in ("attention", "predict_attention")
         for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
         for kernel in ("eager", "sdpa")
     }
 
 
-def _attention_rate(kernel: str, dtype: Any) -> float:
-    """Return GFLOP/s of packed attention, forward and backward, over a few texts of usual length."""
+def _attention_rate(kernel: str, dtype: Any, *, train: bool) -> float:
+    """Return GFLOP/s of packed attention over a few texts of usual length: forward, and backward to train."""
     import torch
 
     from textlora.packed import Layout, attend
 
     texts, length, heads, hidden = PROBE_ATTENTION
-    qkv = torch.rand((texts * length, 3 * hidden)).to(dtype).requires_grad_()
+    qkv = torch.rand((texts * length, 3 * hidden)).to(dtype).requires_grad_(train)
     layout, grad = Layout([length] * texts), torch.ones((texts * length, hidden), dtype=dtype)
 
-    def both() -> None:
-        torch.autograd.grad(attend(qkv, layout, heads, kernel=kernel), qkv, grad)
+    def once() -> None:
+        mixed = attend(qkv, layout, heads, kernel=kernel)
+        if train:
+            torch.autograd.grad(mixed, qkv, grad)
 
-    both()
+    once()
     # Two products forward, four backward.
-    return 6 * 2 * texts * length * length * hidden / _fastest(both, _nothing) / 1e9
+    products = 6 if train else 2
+    return products * 2 * texts * length * length * hidden / _fastest(once, _nothing) / 1e9
 
 
 def _gpu_rates() -> dict[str, float]:

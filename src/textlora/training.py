@@ -431,7 +431,8 @@ def _final_loss(history: list[dict[str, float]], *, fallback: float) -> float:
 
 def _save(job: _Job, trained: _Trained) -> float:
     """Save the bundle, load it in a fresh process, and return the largest difference of logits."""
-    bundle = make_bundle(job.plan, job.base, job.dataset)
+    attention = planning.prediction_attention(job.settings, job.plan.machine)
+    bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")

@@ -23,7 +23,8 @@ def attend(qkv: torch.Tensor, layout: Layout, heads: int, *, kernel: str) -> tor
         layout: where the texts lie.
         heads: number of heads; d = H / heads.
         kernel: ``eager`` keeps the probabilities for the backward pass; ``sdpa`` computes them
-            again, which needs less memory. On a GPU in half precision both mean the fused kernel
+            again, which needs less memory, and without a backward pass hands each text to
+            PyTorch's kernel where it lies. On a GPU in half precision both mean the fused kernel
             for texts laid end to end.
 
     Returns:
@@ -31,7 +32,21 @@ def attend(qkv: torch.Tensor, layout: Layout, heads: int, *, kernel: str) -> tor
     """
     if qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16):
         return _fused(qkv, layout, heads)
+    if kernel == "sdpa" and not (torch.is_grad_enabled() and qkv.requires_grad):
+        return _in_place(qkv, layout, heads)
     mixed: torch.Tensor = _Attention.apply(qkv, layout, heads, kernel == "eager")
+    return mixed
+
+
+def _in_place(qkv: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
+    """Attend text by text where the rows lie: nothing is padded, masked or copied but the result."""
+    mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+    mixed[layout.tokens :] = 0
+    for start, length in zip(layout.starts, layout.lengths, strict=True):
+        own = slice(start, start + length)
+        q, k, v = qkv[own].view(1, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        context = scaled_dot_product_attention(q, k, v)[0]
+        mixed[own].view(length, heads, -1).copy_(context.transpose(0, 1))
     return mixed
 
 

@@ -53,14 +53,14 @@ class PackedForward:
 
     Args:
         classifier: a supported ``…ForSequenceClassification``, with PEFT's layers inside or not.
-        kernel: ``eager`` or ``sdpa``, see ``attend``.
+        kernel: ``eager`` or ``sdpa``, see ``attend``; may be changed at any time.
     """
 
     def __init__(self, classifier: Any, *, kernel: str) -> None:
         architecture = ARCHITECTURES[classifier.config.model_type]
         self._classifier = classifier
         self._architecture = architecture
-        self._kernel = kernel
+        self.kernel = kernel
         heads = classifier.config.num_attention_heads
         parts = architecture.blocks(classifier)
         self._blocks = [Block(part, heads) for part in parts]
@@ -81,17 +81,17 @@ class PackedForward:
         encoder = getattr(self._classifier, self._architecture.encoder)
         x = self._architecture.embed(encoder, input_ids, layout.positions.to(input_ids.device))
         for block in self._blocks[:blocks]:
-            x = block(x, layout, kernel=self._kernel)
+            x = block(x, layout, kernel=self.kernel)
         return x
 
     def logits_from(self, x: torch.Tensor, layout: Layout, *, start: int) -> torch.Tensor:
         """Return logits (B, C) from the input (N, H) of block number ``start``."""
         for block in self._blocks[start:-1]:
-            x = block(x, layout, kernel=self._kernel)
+            x = block(x, layout, kernel=self.kernel)
         if self._last.applies:
             first = self._last(x, layout)
         else:
-            whole = self._blocks[-1](x, layout, kernel=self._kernel)
+            whole = self._blocks[-1](x, layout, kernel=self.kernel)
             first = whole.index_select(0, layout.first_rows(whole.device))
         return self._architecture.head(self._classifier, first)
 

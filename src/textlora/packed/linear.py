@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
+
+# Micro-batches may be predicted side by side, and the weights are laid together at first use.
+_FUSING = threading.Lock()
 
 
 class PackedLinear:
@@ -49,10 +53,11 @@ class PackedLinear:
         if len(bases) == 1:
             return bases[0].weight, bases[0].bias
         # A move to another device or precision has given the layers memory of their own again.
-        if self._weight is None or self._weight.data_ptr() != bases[0].weight.data_ptr():
-            self._weight = _fuse([base.weight for base in bases])
-            self._bias = _fuse([base.bias for base in bases])
-        return self._weight, self._bias
+        with _FUSING:
+            if self._weight is None or self._weight.data_ptr() != bases[0].weight.data_ptr():
+                self._weight = _fuse([base.weight for base in bases])
+                self._bias = _fuse([base.bias for base in bases])
+            return self._weight, self._bias
 
     def _block(self, adapters: Sequence[Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all A over each other (R, in), and all scaled B as blocks of one matrix (out, R)."""

@@ -15,14 +15,23 @@ from typing import Any
 from textlora import hardware, models, settings, storage
 from textlora.errors import UsageError
 from textlora.planning.checking import check
-from textlora.planning.deciding import resolve
+from textlora.planning.deciding import prediction_attention, resolve
 from textlora.planning.estimating import estimate
 from textlora.planning.grounds import Choice, lengths_of, make_grounds, measure_lengths
 from textlora.planning.layers import gather
 from textlora.planning.plan_file import load_plan, read_plan_settings, save_plan
 from textlora.types import Dataset, Machine, Plan
 
-__all__ = ["check_plan", "describe_plan", "load_plan", "plan", "plan_fingerprint", "read_plan_settings", "save_plan"]
+__all__ = [
+    "check_plan",
+    "describe_plan",
+    "load_plan",
+    "plan",
+    "plan_fingerprint",
+    "prediction_attention",
+    "read_plan_settings",
+    "save_plan",
+]
 
 
 def plan(

@@ -190,6 +190,19 @@ def _packed_attention(machine: Machine, precision: str) -> Decision:
     return "sdpa", f"needs less memory and is no slower here{figures}"
 
 
+def prediction_attention(settings: Settings, machine: Machine) -> str:
+    """Return the attention kernel to predict with: the faster one where the engine has both.
+
+    Training weighs memory as well, so its own may be the other one.
+    """
+    compute = settings.compute
+    kind = "bf16" if compute.precision == "bf16" else "fp32"
+    eager, sdpa = (machine.rates.get(f"predict_attention_{kernel}_{kind}") for kernel in ("eager", "sdpa"))
+    if compute.engine != "packed" or not (eager and sdpa):
+        return compute.attention or "eager"
+    return "eager" if eager > sdpa else "sdpa"
+
+
 def _tokens_per_micro_batch(chosen: Choices, grounds: Grounds) -> Decision:
     device, info = str(chosen["compute.device"].value), grounds.info
     shape = Shape.of(chosen)
