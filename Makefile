@@ -56,6 +56,7 @@ bench: $(READY)  ## measure speed, memory and scaling, a quarter of an hour and 
 	$(BIN)/python -W ignore -m benchmarks.predict $(BENCH_DATA)
 	$(BIN)/python -W ignore -m benchmarks.startup $(BENCH_DATA)
 	$(BIN)/python -W ignore -m benchmarks.scaling $(BENCH_DATA)
+	$(BIN)/python -W ignore -m benchmarks.end_to_end $(BENCH_DATA)
 	$(BIN)/python -m benchmarks.show
 
 clean:  ## remove what make made

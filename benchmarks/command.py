@@ -29,6 +29,7 @@ class Options:
         rounds: how often every leg runs.
         quick: few reviews; the result goes to a folder of its own.
         as_json: end with one JSON object.
+        switches: what was asked for beside the data, as it was typed.
     """
 
     name: str
@@ -36,12 +37,13 @@ class Options:
     rounds: int
     quick: bool
     as_json: bool
+    switches: str = ""
 
     @property
     def command(self) -> str:
         """The command line that makes this result again."""
         data = "" if self.data == EXAMPLE else f" --data {self.data.name}"
-        return f"python -m benchmarks.{self.name}{data}"
+        return f"python -m benchmarks.{self.name}{self.switches}{data}"
 
 
 def parse(name: str, description: str, *, rounds: int, arguments: Sequence[str] | None = None) -> Options:
@@ -62,7 +64,9 @@ def parse(name: str, description: str, *, rounds: int, arguments: Sequence[str] 
     parser.add_argument("--quick", action="store_true", help="few reviews; minutes, and rougher figures")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     given = parser.parse_args(arguments)
-    return Options(name, given.data, given.rounds or (few if given.quick else rounds), given.quick, given.json)
+    switches = (" --quick" if given.quick else "") + (f" --rounds {given.rounds}" if given.rounds else "")
+    number = given.rounds or (few if given.quick else rounds)
+    return Options(name, given.data, number, given.quick, given.json, switches)
 
 
 def finish(options: Options, figures: Mapping[str, Any], details: Mapping[str, Any]) -> None:
