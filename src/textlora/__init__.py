@@ -5,6 +5,7 @@ Names are loaded on first use, so that ``import textlora`` stays light.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ __all__ = [
     "report",
     "train",
 ]
+
+# transformers imports bitsandbytes where it is installed, which then misses an optional kernel from the hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _HOMES = {
     "Classifier": "classifier",

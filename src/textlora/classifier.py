@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from textlora import __version__, encoder, models, storage
 from textlora.batching import micro_batches, packed_batches
 from textlora.encoder import EncoderSpec
-from textlora.errors import ResourceError, TrainingError, UsageError
+from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
+from textlora.extras import QLORA
 from textlora.threads import side_by_side
 from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
-from textlora.types import Bundle, Dataset, Plan, Prediction
+from textlora.types import Bundle, Dataset, Drift, Plan, Prediction, Split
 
 BUNDLE = "textlora.json"
 Progress = Callable[[int, int], None]
@@ -30,6 +32,8 @@ Probabilities = NDArray[np.float64]
 
 # Texts sorted by length together; enough for tight micro-batches, little enough to hold.
 BLOCK = 2_048
+# Enough for the drift's size; its accuracies are rough.
+DRIFT_TEXTS = 500
 TOKENS_PER_MICRO_BATCH = {"cpu": 4_096, "mps": 8_192, "cuda": 65_536}
 
 
@@ -68,9 +72,10 @@ class Classifier:
         check_base(base, bundle)
         policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
         tokenizer = TextTokenizer.load_saved(path, policy, base_model=bundle.base_model)
-        spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention)
+        bits = usable_bits(bundle)
+        spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention, bits=bits)
         model = encoder.load_for_prediction(spec, path)
-        return cls(model.to(device or best_device()).eval(), tokenizer, bundle)
+        return cls(model.to(device or best_device(quantized=bits is not None)).eval(), tokenizer, bundle)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -213,11 +218,28 @@ def softmax(logits: Probabilities) -> Probabilities:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def best_device() -> str:
-    """Return ``cuda``, ``mps`` or ``cpu``, the first there is."""
+def best_device(*, quantized: bool = False) -> str:
+    """Return ``cuda``, ``mps`` or ``cpu``, the first there is; quantized weights stay off Apple GPUs."""
     if torch.cuda.is_available():
         return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "mps" if torch.backends.mps.is_available() and not quantized else "cpu"
+
+
+def usable_bits(bundle: Bundle) -> int | None:
+    """Return the bits to quantize the base weights to, as in training where that can be done here.
+
+    Without bitsandbytes the full-precision weights have to serve, and a warning says what that changes.
+    """
+    if bundle.bits is None or not QLORA.obstacle:
+        return bundle.bits
+    known = f" In training that was measured: {bundle.drift}." if bundle.drift else ""
+    warnings.warn(
+        f"The classifier was trained over {bundle.bits}-bit base weights, but {QLORA.obstacle}; "
+        f"the full-precision weights are used instead.{known} For the same answers as in training: {QLORA.command}",
+        TextloraWarning,
+        stacklevel=3,
+    )
+    return None
 
 
 def find_bundle(folder: Path) -> Path:
@@ -262,6 +284,40 @@ def check_base(base: Path, bundle: Bundle) -> None:
         )
 
 
+def measure_drift(quantized: Classifier, full: Classifier, split: Split, *, name: str) -> Drift:
+    """Compare the answers over quantized base weights with those over full-precision ones.
+
+    Args:
+        quantized: the classifier as trained.
+        full: the same over the full-precision base weights, merged or not.
+        split: rows to compare on; at most ``DRIFT_TEXTS`` of them, evenly spread.
+        name: the split's name.
+    """
+    rows = range(0, len(split), -(-len(split) // DRIFT_TEXTS))
+    texts, labels = [split.texts[row] for row in rows], np.array([split.labels[row] for row in rows])
+    before, after = quantized.logits(texts), full.logits(texts)
+    moved, first, second = np.abs(after - before), before.argmax(axis=1), after.argmax(axis=1)
+    return Drift(
+        split=name,
+        texts=len(texts),
+        largest=float(moved.max()),
+        mean=float(moved.mean()),
+        flipped=int((first != second).sum()),
+        accuracy=float((first == labels).mean()),
+        accuracy_full=float((second == labels).mean()),
+    )
+
+
+def over_full_precision(classifier: Classifier, base: Path) -> Classifier:
+    """Return the classifier's adapters and head over the base model's full-precision weights."""
+    bundle = classifier.bundle
+    spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention)
+    with tempfile.TemporaryDirectory() as scratch:
+        encoder.save_adapter(classifier.model, Path(scratch), base_model=bundle.base_model)
+        model = encoder.load_for_prediction(spec, Path(scratch))
+    return Classifier(model.to(classifier.model.device).eval(), classifier.tokenizer, bundle)
+
+
 def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset, *, attention: str) -> Bundle:
     """Collect what must travel with the weights; ``attention`` is the kernel to predict with."""
     settings = plan.settings
@@ -276,6 +332,7 @@ def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset, *, attentio
         head_tokens=settings.text.head_tokens,
         precision=settings.compute.precision or "fp32",
         attention=attention,
+        bits=settings.quantization.bits,
         textlora_version=__version__,
         text_column=dataset.info.text_column,
     )

@@ -306,7 +306,7 @@ def export(
     if as_json:
         _print_json({"export": exported})
     else:
-        terminal.stdout().print(f"{exported.folder} (logits differ from the adapter's by {exported.difference:.1g})")
+        terminal.show_export(exported.folder, exported.difference, exported.drift, terminal.stdout())
 
 
 @app.command()
@@ -387,6 +387,7 @@ def _plain(value: Any) -> Any:
 def run() -> int:  # noqa: PLR0911 - one return for each way to end
     """Run the command line and return its exit code; no traceback reaches the user."""
     signal.signal(signal.SIGTERM, _terminated)
+    warnings.showwarning = terminal.warning_printer(warnings.showwarning)
     if not sys.warnoptions:  # what libraries say to each other about their next versions
         warnings.simplefilter("ignore", FutureWarning)
     try:

@@ -25,7 +25,7 @@ from torch import nn
 from textlora import packed
 from textlora.batching import padded_length
 from textlora.errors import ResourceError, UsageError, did_you_mean
-from textlora.packed import loading
+from textlora.packed import loading, quantized
 from textlora.settings import LoraSettings
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class EncoderSpec:
         precision: of the frozen part, one of ``DTYPES``.
         attention: ``eager`` or ``sdpa``.
         trunk_dropout: whether the encoder's own dropout stays on in training.
+        bits: 4 or 8 for frozen linear layers quantized to so many bits, or None.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class EncoderSpec:
     precision: str = "fp32"
     attention: str = "eager"
     trunk_dropout: bool = False
+    bits: int | None = None
 
 
 def keep_freed_memory() -> None:
@@ -129,8 +131,15 @@ def build_model(spec: EncoderSpec, lora: LoraSettings, *, seed: int) -> PeftMode
         exclude_modules=_below(fresh),
         modules_to_save=list(fresh),
     )
-    cast_trunk(model, fresh, DTYPES[spec.precision])
+    _freeze(model, fresh, spec)
     return _ready(get_peft_model(model, config))
+
+
+def _freeze(model: nn.Module, fresh: Sequence[str], spec: EncoderSpec) -> None:
+    """Bring all but the fresh modules into the form that they are kept and computed in."""
+    if spec.bits:
+        quantized.quantize(model, spec.bits, inside=re.compile(_below(fresh)).fullmatch)
+    cast_trunk(model, fresh, DTYPES[spec.precision])
 
 
 def _ready(model: PeftModel) -> PeftModel:
@@ -144,7 +153,9 @@ def _ready(model: PeftModel) -> PeftModel:
 
 def runs_packed(model: Any) -> bool:
     """Return whether the model takes texts laid end to end."""
-    return isinstance(model, loading.LoadedClassifier) or hasattr(model.get_base_model(), "packed")
+    # A merged model is an ordinary one, without PEFT's wrapper.
+    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return hasattr(classifier, "packed")
 
 
 def use_kernel(model: Any, kernel: str) -> None:
@@ -278,14 +289,15 @@ def _below(modules: Iterable[str]) -> str:
 def cast_trunk(model: nn.Module, fresh: Iterable[str], dtype: torch.dtype) -> None:
     """Cast the weights outside the fresh modules to ``dtype``.
 
-    Buffers stay as they are: ModernBERT's rotary frequencies need fp32.
+    Buffers stay as they are: ModernBERT's rotary frequencies need fp32. So do the codes of quantized layers.
     """
     inside = re.compile(_below(fresh))
     for path, module in model.named_modules():
         if inside.fullmatch(path):
             continue
         for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(dtype)
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
 
 
 def match_head_inputs(model: nn.Module) -> None:
@@ -342,7 +354,7 @@ def load_adapter(spec: EncoderSpec, adapter: Path, *, trainable: bool = False) -
 
     _check_adapter_files(adapter)
     model, fresh = load_classifier(spec)
-    cast_trunk(model, fresh, DTYPES[spec.precision])
+    _freeze(model, fresh, spec)
     try:
         with quiet_libraries():
             peft_model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
@@ -371,7 +383,7 @@ def load_for_prediction(spec: EncoderSpec, adapter: Path) -> Any:
     try:
         if not loading.can_load(spec.folder, adapter):
             return load_adapter(spec, adapter)
-        model = loading.load(spec.folder, adapter, dtype=DTYPES[spec.precision], kernel=spec.attention)
+        model = loading.load(spec.folder, adapter, dtype=DTYPES[spec.precision], kernel=spec.attention, bits=spec.bits)
         loading.check_classes(model, len(spec.label_names))
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise ResourceError(
@@ -464,4 +476,10 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """Return all parameters of the classifier (adapters included, copies not) and the trained ones."""
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     unused = sum(parameter.numel() for name, parameter in model.named_parameters() if ".original_module." in name)
-    return sum(parameter.numel() for parameter in model.parameters()) - unused, trainable
+    # A byte of codes holds two 4-bit weights.
+    packed_away = sum(
+        module.in_features * module.out_features - module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, quantized.QuantizedLinear)
+    )
+    return sum(parameter.numel() for parameter in model.parameters()) + packed_away - unused, trainable

@@ -76,6 +76,10 @@ class Interrupted(TextloraError):
         self.exit_code = exit_code
 
 
+class TextloraWarning(UserWarning):
+    """Something works otherwise than it could, and the user should know."""
+
+
 def did_you_mean(found: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
     names = list(known)

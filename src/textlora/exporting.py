@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 
 from textlora import encoder, models, storage
-from textlora.classifier import BUNDLE, check_base, find_bundle
+from textlora.classifier import BUNDLE, Classifier, check_base, find_bundle, measure_drift
 from textlora.encoder import EncoderSpec
 from textlora.errors import TrainingError, UsageError, did_you_mean
+from textlora.extras import QLORA
+from textlora.preparation import load_dataset
 from textlora.tokenization import LengthPolicy, TextTokenizer
-from textlora.types import Bundle
+from textlora.types import Bundle, Drift, Run
 
 FORMATS = ("hf",)
 # fp32 rounding of W + B A against W x + B (A x).
@@ -29,11 +31,13 @@ class Exported:
         folder: where it lies.
         format: one of ``FORMATS``.
         difference: largest difference of logits between the export and the adapter, both fp32.
+        drift: what merging into full-precision weights changed, where training had quantized ones.
     """
 
     folder: Path
     format: str
     difference: float
+    drift: Drift | None = None
 
 
 def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported:
@@ -42,6 +46,10 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     The folder loads in ``pipeline("text-classification", folder)`` without PEFT or textlora.
     Pass ``truncation=True`` to the pipeline: it keeps the head of long texts, whatever policy the
     classifier was trained with.
+
+    Adapters that were trained over quantized weights are merged into the full-precision ones. The
+    answers move a little; how far is measured on the run's test texts and written into
+    ``config.json`` too.
 
     Args:
         folder: a run folder or a bundle.
@@ -75,13 +83,33 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
         raise TrainingError(
             f"The merged model differs from the adapter: logits by {difference:.2g}, allowed {TOLERANCE:g}."
         )
+    drift = None
+    if bundle.bits:
+        drift = _drift(path, Classifier(merged, tokenizer, replace(bundle, precision="fp32")))
+        merged.config.textlora = {"trained_over_bits": bundle.bits, "merge_drift": drift and asdict(drift)}
     storage.make_folder(target.parent)
     with storage.atomic_folder(target) as temporary:
-        with encoder.write_errors(temporary):
+        with encoder.quiet_libraries(), encoder.write_errors(temporary):
             merged.save_pretrained(temporary)
         tokenizer.tokenizer.model_max_length = bundle.max_length
         tokenizer.save(temporary)
-    return Exported(target, to, difference)
+    return Exported(target, to, difference, drift)
+
+
+def _drift(path: Path, merged: Classifier) -> Drift | None:
+    """Measure what merging into the full-precision weights changes; what training measured, where that cannot be.
+
+    Args:
+        path: the bundle.
+        merged: the merged model.
+    """
+    run = path.parent
+    if QLORA.obstacle or not ((run / storage.DATASET).exists() and (run / storage.RUN).exists()):
+        return merged.bundle.drift
+    dataset = load_dataset(run)
+    if storage.read_noun(run / storage.RUN, Run, made_by="train").dataset_fingerprint != dataset.fingerprint:
+        return merged.bundle.drift
+    return measure_drift(Classifier.from_pretrained(path, device="cpu"), merged, dataset.test, name="test")
 
 
 def _check_target(target: Path) -> None:

@@ -47,6 +47,7 @@ class PrefixKey:
         precision: their arithmetic.
         attention: their attention kernel.
         device: kind of device.
+        bits: of the quantized weights, or None.
     """
 
     base_fingerprint: str
@@ -54,6 +55,7 @@ class PrefixKey:
     precision: str
     attention: str
     device: str
+    bits: int | None = None
 
 
 class PrefixCache:

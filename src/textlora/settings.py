@@ -124,6 +124,14 @@ class ComputeSettings(Section):
     )
 
 
+class QuantizationSettings(Section):
+    """QLoRA: the frozen encoder in fewer bits."""
+
+    bits: Literal[4, 8] | None = Field(
+        None, description="Keep the frozen linear layers in 4 bits (NF4) or 8 bits; needs textlora[qlora]."
+    )
+
+
 class Settings(Section):
     """All settings of a plan."""
 
@@ -137,6 +145,7 @@ class Settings(Section):
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     compute: ComputeSettings = ComputeSettings()
+    quantization: QuantizationSettings = QuantizationSettings()
 
 
 def setting_names() -> list[str]:
@@ -172,7 +181,7 @@ def flatten(settings: Settings) -> dict[str, Any]:
 
 
 # What None means where it does not mean "the planner decides".
-NONE_MEANS = {"data.sample": "all rows"}
+NONE_MEANS = {"data.sample": "all rows", "quantization.bits": "off"}
 
 
 def show(name: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from textlora.types import Dataset, Evaluation, Interval, Machine, Plan, Prediction, Run
+from textlora.errors import TextloraWarning
+from textlora.types import Dataset, Drift, Evaluation, Interval, Machine, Plan, Prediction, Run
 
 # A plain log line at most so often, when standard error is no terminal.
 PLAIN_SECONDS = 10.0
@@ -112,6 +113,27 @@ def error_lines(error: Exception) -> Text:
     return text
 
 
+def warning_printer(other: Callable[..., None]) -> Callable[..., None]:
+    """Return what prints textlora's own warnings on standard error, and hands all others on to ``other``."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **named: Any) -> None:
+        if not issubclass(category, TextloraWarning):
+            other(message, category, *where, **named)
+            return
+        text = Text("warning: ", style="bold yellow")
+        text.append(str(message), style="default not bold")
+        stderr().print(text)
+
+    return show
+
+
+def show_export(folder: Path, difference: float, drift: Drift | None, console: Console) -> None:
+    """Print where an export is, how exact it is, and what merging changed."""
+    console.print(f"{folder} (logits differ from the adapter's by {difference:.1g})")
+    if drift:
+        console.print(f"Trained over quantized weights, merged into the full-precision ones: {drift}.")
+
+
 def show_dataset(dataset: Dataset, console: Console) -> None:
     """Print the row accounting, the splits and the findings."""
     info = dataset.info
@@ -157,7 +179,7 @@ def show_run(run: Run, console: Console) -> None:
     _heading(
         console,
         "Training",
-        f"{run.architecture} on {run.base_model}, LoRA on {100 * run.trainable_share:.1f} % of the parameters",
+        f"{run.architecture} on {run.base_model}{f' in {run.bits} bits' if run.bits else ''}, LoRA on {100 * run.trainable_share:.1f} % of the parameters",
     )
     console.print(
         f"  {run.epochs:g} epochs, {run.steps:,} steps in {duration(run.seconds)}, {run.tokens_per_second:,.0f} tokens/s, "
@@ -168,6 +190,8 @@ def show_run(run: Run, console: Console) -> None:
         f"best validation score {run.best_metric:.4f} at step {run.best_step:,}"
     )
     console.print(f"  reloaded in a fresh process: logits differ by {run.reload_difference:.1g}")
+    if run.drift:
+        console.print(f"  over full-precision base weights, as merged: {run.drift}")
 
 
 METRIC_NAMES = {

@@ -9,6 +9,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -19,7 +20,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from textlora import checkpoints, encoder, hardware, metrics, models, planning, prefix, storage
 from textlora.checkpoints import Checkpoint, Seal
-from textlora.classifier import Classifier, base_fingerprint, make_bundle, reload_difference
+from textlora.classifier import (
+    Classifier,
+    base_fingerprint,
+    make_bundle,
+    measure_drift,
+    over_full_precision,
+    reload_difference,
+)
 from textlora.encoder import EncoderSpec
 from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
 from textlora.prefix import PrefixCache
@@ -36,7 +44,7 @@ from textlora.trainer import (
     StopRequest,
     scores_from,
 )
-from textlora.types import Dataset, Plan, Run
+from textlora.types import Bundle, Dataset, Drift, Plan, Run
 
 # progress(stage, done, total, note)
 Progress = Callable[[str, int, int, str], None]
@@ -82,8 +90,8 @@ def train(
         job.clear()
     with _free_of_parallel_tokenizers():
         trained = _fit(job, start)
-    difference = _save(job, trained)
-    run = _describe(job, trained, difference, command)
+    bundle, difference = _save(job, trained)
+    run = replace(_describe(job, trained, difference, command), bits=bundle.bits, drift=bundle.drift)
     storage.write_noun(job.folder / storage.RUN, run)
     return run
 
@@ -164,6 +172,7 @@ class _Job:
             precision=compute.precision or "fp32",
             attention=compute.attention or "eager",
             trunk_dropout=self.settings.training.trunk_dropout,
+            bits=self.settings.quantization.bits,
         )
 
     def tokenizer(self) -> TextTokenizer:
@@ -239,6 +248,7 @@ def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds]) -> PrefixCac
         precision=settings.compute.precision or "fp32",
         attention=settings.compute.attention or "eager",
         device=device,
+        bits=settings.quantization.bits,
     )
     model.to(device)
     with encoder.arithmetic(key.precision):
@@ -429,11 +439,13 @@ def _final_loss(history: list[dict[str, float]], *, fallback: float) -> float:
     return _weighted(parts[-last:], fallback=fallback)
 
 
-def _save(job: _Job, trained: _Trained) -> float:
-    """Save the bundle, load it in a fresh process, and return the largest difference of logits."""
+def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
+    """Save the bundle, load it in a fresh process, and return it with the largest difference of logits."""
     attention = planning.prediction_attention(job.settings, job.plan.machine)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
+    if bundle.bits:
+        classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
     difference = reload_difference(classifier, adapter, _reload_texts(job.dataset))
@@ -444,7 +456,16 @@ def _save(job: _Job, trained: _Trained) -> float:
             hint="Please report this with the base model's name; the checkpoints are kept.",
         )
     job.progress("check reload", 1, 1, f"difference {difference:.1g}")
-    return difference
+    return bundle, difference
+
+
+def _drift(job: _Job, classifier: Classifier) -> Drift:
+    """Measure what full-precision base weights would change: a merged model has them."""
+    job.progress("measure drift", 0, 1, "")
+    full = over_full_precision(classifier, job.base.folder)
+    drift = measure_drift(classifier, full, job.dataset.validation, name="validation")
+    job.progress("measure drift", 1, 1, f"{drift.flipped} of {drift.texts} labels change over full-precision weights")
+    return drift
 
 
 def _reload_texts(dataset: Dataset) -> list[str]:

@@ -281,11 +281,45 @@ class Run:
     dataset_fingerprint: str
     plan_fingerprint: str
     command: str = ""
+    bits: int | None = None
+    """Bits of the quantized base weights, or None."""
+    drift: Drift | None = None
+    """What full-precision base weights would change, where they were quantized in training."""
 
     @property
     def trainable_share(self) -> float:
         """Share of the parameters that was trained, 0 to 1."""
         return self.trainable_parameters / self.total_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far the answers move when quantized base weights are replaced by the full-precision ones.
+
+    Attributes:
+        split: where the compared texts come from.
+        texts: how many were compared.
+        largest: largest absolute difference of a logit.
+        mean: mean absolute difference of the logits.
+        flipped: texts that get another label.
+        accuracy: share of right labels with the quantized base, as trained.
+        accuracy_full: the same with the full-precision base.
+    """
+
+    split: str
+    texts: int
+    largest: float
+    mean: float
+    flipped: int
+    accuracy: float
+    accuracy_full: float
+
+    def __str__(self) -> str:
+        """Return the drift as one sentence."""
+        return (
+            f"on {self.texts:,} {self.split} texts logits move by {self.mean:.2g} on average, {self.largest:.2g} at most; "
+            f"{self.flipped:,} {'label changes' if self.flipped == 1 else 'labels change'}, accuracy {self.accuracy:.4f} -> {self.accuracy_full:.4f}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +349,10 @@ class Bundle:
     precision: str
     attention: str
     textlora_version: str
+    bits: int | None = None
+    """Bits of the quantized base weights that it was trained over, or None."""
+    drift: Drift | None = None
+    """What full-precision base weights change, where it was trained over quantized ones."""
     text_column: str = ""
     """Name of the text column in the training file, the first guess for files to score."""
 

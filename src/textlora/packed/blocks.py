@@ -12,6 +12,7 @@ from torch import nn
 from textlora.packed.attention import attend, mask_padding
 from textlora.packed.layout import Layout
 from textlora.packed.linear import PackedLinear, adapter, base_layer
+from textlora.packed.quantized import frozen_weight, read
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class LastBlock:
 
     def _onto_keys(self, query: torch.Tensor) -> torch.Tensor:
         """Return W_kᵀ q of each head, (heads, B, H), for q (heads, B, d)."""
-        weight = base_layer(self._key).weight
+        weight = read(frozen_weight(base_layer(self._key)), query.dtype)
         probes = torch.bmm(query, weight.view(self.heads, -1, weight.shape[1]))
         if found := adapter(self._key):
             down, up = (matrix.to(query.dtype) for matrix in found[:2])
@@ -101,7 +102,7 @@ class LastBlock:
     def _through_values(self, means: torch.Tensor) -> torch.Tensor:
         """Return W_v m + b_v of each head side by side, (B, H), for m (heads, B, H)."""
         base = base_layer(self._value)
-        weight = base.weight.view(self.heads, -1, base.weight.shape[1])
+        weight = read(frozen_weight(base), means.dtype).view(self.heads, -1, means.shape[-1])
         values = torch.bmm(means, weight.transpose(1, 2))
         if found := adapter(self._value):
             down, up = (matrix.to(means.dtype) for matrix in found[:2])

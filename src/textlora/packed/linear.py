@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from textlora.packed.quantized import Frozen, QuantizedLinear, SideBySide, frozen_weight, product, read
+
 # Micro-batches may be predicted side by side, and the weights are laid together at first use.
 _FUSING = threading.Lock()
 
@@ -39,19 +41,21 @@ class PackedLinear:
         weight, bias = self.frozen()
         adapters = [adapter(layer) for layer in self.layers]
         if not any(adapters):
-            return _plus(linear(x, weight, bias), residual)
+            return _plus(product(x, weight, bias), residual)
         dropout = next(found[2] for found in adapters if found)
         if dropout.p and dropout.training:
-            return _plus(linear(x, weight, bias) + self._dropped(x, adapters), residual)
+            return _plus(product(x, weight, bias) + self._dropped(x, adapters), residual)
         down, up = self._block(adapters, x.dtype)
         adapted: torch.Tensor = _AdaptedLinear.apply(x, residual, weight, bias, down, up)
         return adapted
 
-    def frozen(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def frozen(self) -> tuple[torch.Tensor | Frozen, torch.Tensor | None]:
         """Return the frozen weights (out, in) and biases (out,) of all layers."""
         bases = [base_layer(layer) for layer in self.layers]
         if len(bases) == 1:
-            return bases[0].weight, bases[0].bias
+            return frozen_weight(bases[0]), bases[0].bias
+        if isinstance(bases[0], QuantizedLinear):
+            return SideBySide(bases), torch.cat([base.bias for base in bases])
         # A move to another device or precision has given the layers memory of their own again.
         with _FUSING:
             if self._weight is None or self._weight.data_ptr() != bases[0].weight.data_ptr():
@@ -146,7 +150,7 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         residual: torch.Tensor | None,
-        weight: torch.Tensor,
+        weight: torch.Tensor | Frozen,
         bias: torch.Tensor | None,
         down: torch.Tensor,
         up: torch.Tensor,
@@ -156,20 +160,23 @@ class _AdaptedLinear(torch.autograd.Function):
             inner = linear(x, down, one)
         else:
             inner = linear(x, down)
-        y = x @ weight.t() if residual is None else torch.addmm(residual, x, weight.t())
+        numbers = read(weight, x.dtype).t()
+        y = x @ numbers if residual is None else torch.addmm(residual, x, numbers)
         y.addmm_(inner, up.t())
-        ctx.save_for_backward(x, inner, weight, down, up)
+        ctx.save_for_backward(x, inner, down, up)
+        # Frozen, so nothing can change it before the backward pass; as codes where it is quantized.
+        ctx.weight = weight
         ctx.rank = down.shape[0] - (bias is not None)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = gradients
-        x, inner, weight, down, up = ctx.saved_tensors
+        x, inner, down, up = ctx.saved_tensors
         grad_inner = grad @ up
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight
+            grad_x = grad @ read(ctx.weight, grad.dtype)
             grad_x.addmm_(grad_inner, down)
         # The thin side first and contiguous: twice as fast on a CPU as the other way round.
         grad_up = (inner.t().contiguous() @ grad).t()

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from textlora.packed.architectures import ARCHITECTURES
 from textlora.packed.forward import PackedForward, supports
+from textlora.packed.quantized import QuantizedLinear
 
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,
@@ -71,7 +72,7 @@ def can_load(base: Path, adapter: Path) -> bool:
     return known and not unusual and settings.get("bias", "none") == "none"
 
 
-def load(base: Path, adapter: Path, *, dtype: torch.dtype, kernel: str) -> LoadedClassifier:
+def load(base: Path, adapter: Path, *, dtype: torch.dtype, kernel: str, bits: int | None = None) -> LoadedClassifier:
     """Read a base model and an adapter into a classifier for prediction.
 
     Args:
@@ -79,6 +80,7 @@ def load(base: Path, adapter: Path, *, dtype: torch.dtype, kernel: str) -> Loade
         adapter: folder of the adapter.
         dtype: arithmetic of the frozen part.
         kernel: attention kernel, see ``attend``.
+        bits: quantize the frozen linear layers to so many bits.
 
     Raises:
         KeyError: a weight is missing.
@@ -87,7 +89,10 @@ def load(base: Path, adapter: Path, *, dtype: torch.dtype, kernel: str) -> Loade
     config, settings = _config(base), _adapter_settings(adapter)
     architecture = ARCHITECTURES[config.model_type]
     trained = load_file(adapter / "adapter_model.safetensors")
-    modules = _frozen(_base_weights(base, architecture.encoder), config, dtype)
+    weights = _base_weights(base, architecture.encoder)
+    modules = _frozen(weights, config, dtype)
+    if bits:
+        _quantize(modules, weights, trained, bits)
     _add_trained(modules, trained, settings["lora_alpha"] / settings["r"])
     root = _tree(modules)
     _add_functions(root, config)
@@ -153,6 +158,16 @@ def _module(path: str, weight: torch.Tensor, bias: torch.Tensor | None, config: 
     if path.endswith("_embeddings"):
         return _Embedding(weight)
     return _Linear(weight, bias)
+
+
+def _quantize(
+    modules: dict[str, nn.Module], weights: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor], bits: int
+) -> None:
+    """Replace the linear layers that no trained layer will replace."""
+    for path, module in modules.items():
+        if isinstance(module, _Linear) and f"{SAVED_PREFIX}{path}.weight" not in trained:
+            # From the weights as they are on disk: rounded ones would get other codes.
+            modules[path] = QuantizedLinear(weights[f"{path}.weight"], module.bias, bits=bits)
 
 
 class _Weight(nn.Module):

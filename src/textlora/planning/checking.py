@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from textlora.errors import ResourceError, UsageError, did_you_mean
+from textlora.extras import QLORA
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, Choices, Grounds
 from textlora.types import Machine
 
@@ -16,16 +17,16 @@ def check(chosen: Choices, grounds: Grounds) -> None:
 
     Raises:
         UsageError: all problems together.
-        ResourceError: nothing else is wrong, but the wanted device is not there.
+        ResourceError: nothing else is wrong, but the wanted device or an optional package is not there.
     """
-    missing = _missing_device(chosen, grounds)
+    missing = [(text, hint) for text, hint in (_missing_device(chosen, grounds), _missing_package(chosen)) if text]
     problems = [problem for find in CHECKS for problem in find(chosen, grounds)]
     if missing and not problems:
-        raise ResourceError(missing, hint="Leave compute.device out, or set it to cpu.")
+        raise ResourceError(" ".join(text for text, _ in missing), hint=" ".join(hint for _, hint in missing))
     if problems:
         raise UsageError(
             "These settings do not fit together:",
-            problems=[*([missing] if missing else []), *problems],
+            problems=[*(text for text, _ in missing), *problems],
             hint="Change them with --set NAME=VALUE or in the plan file; a setting that is left out is decided for you.",
         )
 
@@ -41,13 +42,21 @@ def gpu_name(machine: Machine) -> str:
     return f"{machine.gpu} (capability {capability[0]}.{capability[1]})" if capability else str(machine.gpu)
 
 
-def _missing_device(chosen: Choices, grounds: Grounds) -> str:
+def _missing_device(chosen: Choices, grounds: Grounds) -> tuple[str, str]:
     device, machine = chosen["compute.device"], grounds.machine
     kind = "cuda" if machine.gpu_capability else "mps" if machine.gpu else "cpu"
     if device.value in ("cpu", kind):
-        return ""
+        return "", ""
     wanted = {"cuda": "CUDA GPU", "mps": "Apple GPU"}[device.value]
-    return f"compute.device is {device.told}, but PyTorch finds no {wanted} here."
+    problem = f"compute.device is {device.told}, but PyTorch finds no {wanted} here."
+    return problem, "Leave compute.device out, or set it to cpu."
+
+
+def _missing_package(chosen: Choices) -> tuple[str, str]:
+    bits = chosen["quantization.bits"]
+    if bits.value is None or not QLORA.obstacle:
+        return "", ""
+    return f"quantization.bits is {bits.told}, but {QLORA.obstacle}.", f"Install it: {QLORA.command}"
 
 
 def _length_problems(chosen: Choices, grounds: Grounds) -> list[str]:
@@ -127,6 +136,13 @@ def _cache_problems(chosen: Choices, grounds: Grounds) -> list[str]:
     return [f"compute.prefix_cache is {cache.told}, but {obstacle}."] if cache.value and obstacle else []
 
 
+def _quantization_problems(chosen: Choices, _: Grounds) -> list[str]:
+    bits, device = chosen["quantization.bits"], chosen["compute.device"]
+    if bits.value is None or device.value != "mps":
+        return []
+    return [f"quantization.bits is {bits.told}, which is not tested on an Apple GPU; add compute.device=cpu."]
+
+
 def _layer_problems(chosen: Choices, grounds: Grounds) -> list[str]:
     top, layers = chosen["lora.top_layers"], grounds.info.layers
     return (
@@ -149,6 +165,7 @@ CHECKS: Sequence[Callable[[Choices, Grounds], list[str]]] = (
     _attention_problems,
     _engine_problems,
     _cache_problems,
+    _quantization_problems,
     _layer_problems,
     _data_problems,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from textlora import settings
 from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
-from textlora.planning.estimating import RUNTIME_GB, Shape, activations_gb, steps
+from textlora.planning.estimating import BYTES, RUNTIME_GB, Shape, activations_gb, steps, weights_gb
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
 from textlora.settings import Settings
 from textlora.types import Machine
@@ -64,6 +64,7 @@ def resolve(choices: Choices, grounds: Grounds, *, small_data: bool = False) -> 
         _adapt_to_small_data(chosen, grounds)
     check(chosen, grounds)
     _mention_long_warmup(chosen, grounds)
+    _mention_saving(chosen, grounds)
     built = settings.build({name: choice.value for name, choice in chosen.items()})
     return built, {name: choice.reason for name, choice in chosen.items()}
 
@@ -206,7 +207,8 @@ def prediction_attention(settings: Settings, machine: Machine) -> str:
 def _tokens_per_micro_batch(chosen: Choices, grounds: Grounds) -> Decision:
     device, info = str(chosen["compute.device"].value), grounds.info
     shape = Shape.of(chosen)
-    free = _free_gb(device, grounds.machine) - RUNTIME_GB - info.parameters * shape.bytes / 1e9
+    weights = weights_gb(info, value_bytes=shape.bytes, bits=chosen["quantization.bits"].value)
+    free = _free_gb(device, grounds.machine) - RUNTIME_GB - weights
     sizes = MICRO_BATCHES[device]
     for tokens in sizes:
         needed = activations_gb(tokens, shape, info)
@@ -281,6 +283,19 @@ def _mention_long_warmup(chosen: Choices, grounds: Grounds) -> None:
     if warmup.value >= max(1, number):
         reason = f"{warmup.reason}; longer than the {number} steps of this training, so the full learning rate is never reached"
         chosen["training.warmup_steps"] = Choice(warmup.value, reason, warmup.source)
+
+
+def _mention_saving(chosen: Choices, grounds: Grounds) -> None:
+    """Say what quantization saves, beside what it cannot save."""
+    bits, info = chosen["quantization.bits"], grounds.info
+    if bits.value is None:
+        return
+    size = BYTES[chosen["compute.precision"].value]
+    saved = weights_gb(info, value_bytes=size) - weights_gb(info, value_bytes=size, bits=bits.value)
+    tokens = chosen["compute.tokens_per_micro_batch"].value or info.max_length * chosen["training.batch_size"].value
+    kept = activations_gb(tokens, Shape.of(chosen), info)
+    reason = f"{bits.reason}; saves {saved:.2f} GB of weights, beside about {kept:.1f} GB of activations that stay"
+    chosen["quantization.bits"] = Choice(bits.value, reason, bits.source)
 
 
 def _planned_steps(chosen: Choices, grounds: Grounds) -> int:

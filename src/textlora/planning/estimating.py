@@ -41,6 +41,9 @@ ASSUMED_RATES = {
     "gpu_bf16": 5e4,
 }
 BYTES = {"fp32": 4, "fp32_onednn": 4, "bf16": 2, "fp16": 2}
+# Bytes per quantized weight. NF4: half a byte, a byte of scale for 64 weights, fp32 for 256 scales. 8 bits: a
+# scale for each output comes to nothing.
+QUANTIZED_BYTES = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}
 RUNTIME_GB = 0.6
 # Memory that is kept for every further shape of micro-batch (oneDNN's, and gaps in the heap). Fitted to one run:
 # 1,246 steps with MiniLM over IMDB peaked at 3.8 GB.
@@ -78,6 +81,23 @@ class Shape:
             length=chosen["text.max_length"].value,
             eager=chosen["compute.attention"].value == "eager",
         )
+
+
+def weights_gb(info: BaseInfo, *, value_bytes: int, bits: int | None = None) -> float:
+    """Return the GB of the frozen weights as they are kept while training.
+
+    Quantized are the linear layers of the blocks; embeddings, norms and biases never are.
+
+    Args:
+        info: shapes of the base model.
+        value_bytes: bytes of a value that is not quantized.
+        bits: of the linear layers' weights; None for the same as all others.
+    """
+    if bits is None:
+        return info.parameters * value_bytes / 1e9
+    layers = 1 if info.model_type == "albert" else info.layers
+    linears = layers * sum(inner * outer for inner, outer in linear_shapes(info))
+    return (linears * QUANTIZED_BYTES[bits] + (info.parameters - linears) * value_bytes) / 1e9
 
 
 def activations_gb(tokens: int, shape: Shape, info: BaseInfo) -> float:
@@ -287,7 +307,8 @@ def _memory_gb(chosen: Settings, grounds: Grounds, epoch: Load, trainable: int) 
     shape = Shape(BYTES[compute.precision or "fp32"], epoch.widest, compute.attention == "eager")
     data = sum(grounds.rows.values()) * (10 * grounds.lengths.mean) / 1e9
     kept = _adapted_layers(chosen, grounds) / info.layers
-    working = info.parameters * shape.bytes / 1e9 + kept * activations_gb(epoch.largest, shape, info)
+    weights = weights_gb(info, value_bytes=shape.bytes, bits=chosen.quantization.bits)
+    working = weights + kept * activations_gb(epoch.largest, shape, info)
     if compute.device == "cpu" and compute.engine != "packed":
         working += SHAPE_GB * (epoch.shapes - 1)
     # Weights arrive in fp32, before there are any activations.

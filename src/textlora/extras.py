@@ -1,0 +1,41 @@
+"""Optional packages: whether they are here, and how to install them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A package that comes with one of textlora's extras.
+
+    Attributes:
+        package: its name, for pip and for import.
+        floor: oldest version that serves, major and minor.
+        extra: textlora's extra that brings it.
+    """
+
+    package: str
+    floor: tuple[int, int]
+    extra: str
+
+    @property
+    def command(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'textlora[{self.extra}]'"
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be used, or ``""``."""
+        if find_spec(self.package) is None:
+            return f"{self.package} is not installed"
+        found = metadata.version(self.package)
+        if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < self.floor:
+            return f"{self.package} {found} is installed, and {'.'.join(map(str, self.floor))} or newer is needed"
+        return ""
+
+
+QLORA = Extra("bitsandbytes", (0, 50), "qlora")
