@@ -387,7 +387,6 @@ def _plain(value: Any) -> Any:
 def run() -> int:  # noqa: PLR0911 - one return for each way to end
     """Run the command line and return its exit code; no traceback reaches the user."""
     signal.signal(signal.SIGTERM, _terminated)
-    warnings.showwarning = terminal.warning_printer(warnings.showwarning)
     if not sys.warnoptions:  # what libraries say to each other about their next versions
         warnings.simplefilter("ignore", FutureWarning)
     try:
@@ -418,7 +417,9 @@ def _help_hint(error: TyperException) -> str:
 
 
 def _dispatch() -> int:
-    code = app(standalone_mode=False)
+    with warnings.catch_warnings():
+        warnings.showwarning = terminal.warning_printer(warnings.showwarning)
+        code = app(standalone_mode=False)
     if code == INTERRUPTED:  # typer has swallowed a Ctrl-C
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
