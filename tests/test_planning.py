@@ -210,7 +210,7 @@ def test_the_revision_is_pinned(revision, reason):
 @pytest.mark.parametrize("recipe", settings.recipe_names())
 def test_nothing_stays_automatic_and_everything_has_a_reason(machine, recipe):
     values, reasons = resolve(grounds(machine=machine, prepared={"data.sample": 0.1}), recipe=recipe)
-    assert [name for name, value in values.items() if value is None] == []
+    assert [name for name, value in values.items() if value is None] == ["quantization.bits"]  # off
     assert list(reasons) == settings.setting_names()
     assert all(reason and "\n" not in reason for reason in reasons.values())
 
@@ -655,7 +655,18 @@ def test_the_file_is_readable(tmp_path):
     )
     assert [line for line in lines if line.startswith("[")] == [
         f"[{name}]"
-        for name in ("data", "model", "text", "lora", "training", "compute", "textlora", "machine", "estimate")
+        for name in (
+            "data",
+            "model",
+            "text",
+            "lora",
+            "training",
+            "compute",
+            "quantization",
+            "textlora",
+            "machine",
+            "estimate",
+        )
     ]
 
 

@@ -113,6 +113,19 @@ class TestLayer:
         assert (QuantizedLinear(weight, None, bits=bits).dequantized(torch.float32) - weight).abs().max() < 1
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", BITS)
+def test_on_a_gpu_the_same_codes_give_the_same_numbers(bits):
+    _, here = layer(bits)
+    expected = here.dequantized(torch.float32)
+    there = here.cuda()
+    assert there.weight.device.type == "cuda"
+    assert torch.allclose(there.dequantized(torch.float32).cpu(), expected, atol=1e-6)
+    x = torch.randn(5, 64, device="cuda", requires_grad=True)
+    there(x).sum().backward()
+    assert torch.allclose(x.grad.cpu(), expected.sum(0).expand(5, 64), atol=1e-4)
+
+
 def test_bytes_per_weight():
     _, four = layer(4, 768, 768)
     _, eight = layer(8, 768, 768)

@@ -194,6 +194,24 @@ class TestMovementCheck:
         monkeypatch.setattr(encoder, "build_model", spoiled_model)
         return models
 
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_a_changed_code_of_a_quantized_weight_is_found(self, planned, toy_dataset, tmp_path, monkeypatch, bits):
+        names = []
+
+        def change(model):
+            name, layer = next((n, m) for n, m in model.named_modules() if n.endswith("layer.1.ffn.lin2.base_layer"))
+            names.append(f"{name}.weight")
+
+            def once(*_):
+                layer.weight.data[0, 0] ^= 1
+
+            model.register_forward_pre_hook(once)
+
+        self.spoiled(monkeypatch, change)
+        with pytest.raises(TrainingError) as error:
+            training.train(planned(**{"quantization.bits": bits}), toy_dataset, folder=tmp_path)
+        assert str(error.value) == f"{self.HEAD}\n  - changed though frozen: {names[0]}"
+
     @pytest.mark.parametrize("kind", ["lora_A", "lora_B", "classifier.modules_to_save.default.bias"])
     def test_a_frozen_adapter_is_found(self, planned, toy_dataset, tmp_path, monkeypatch, kind):
         names = []

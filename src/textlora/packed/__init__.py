@@ -5,7 +5,7 @@ norms and activations do not care where a text ends; attention does its work wit
 last block computes the first token of each text alone. What comes out equals Hugging Face's own
 forward but for rounding, and the weights stay where Hugging Face and PEFT keep them.
 
-    layout: where texts lie -> linear, attention -> blocks -> architectures -> forward -> loading
+    layout: where texts lie -> quantized -> linear, attention -> blocks -> architectures -> forward -> loading
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Frozen linear layers kept in 4 or 8 bits, and products with them.
 
-bitsandbytes makes the codes and turns them back into numbers; the layer around them is ours. Its
-own layers compute otherwise in prediction than in training: on processors with AVX512-BF16,
+bitsandbytes makes the codes and turns them back into numbers; the layer around them is ours. On a
+CPU its own layers compute otherwise in prediction than in training: on processors with AVX512-BF16
 ``Linear4bit`` repacks its weights in place and rounds inputs and scales to bf16, and
-``Linear8bitLt`` rounds the inputs to 8 bits too. Here a product is that of the dequantized weights, always, so
-that a saved classifier answers as the trained one did, whichever way it is run.
+``Linear8bitLt`` rounds the inputs to 8 bits, in a way that depends on the other rows of the batch
+(``docs/log.md``). Here a product is that of the dequantized weights, always, so that a saved
+classifier answers as the trained one did, whichever way it is run.
 """
 
 from __future__ import annotations
