@@ -153,16 +153,18 @@ def _ready(model: PeftModel) -> PeftModel:
 
 def runs_packed(model: Any) -> bool:
     """Return whether the model takes texts laid end to end."""
-    # A merged model is an ordinary one, without PEFT's wrapper.
-    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return hasattr(classifier, "packed")
+    return hasattr(_innermost(model), "packed")
 
 
 def use_kernel(model: Any, kernel: str) -> None:
     """Let the packed forward attend with ``kernel``; without it the model keeps its own."""
     if runs_packed(model):
-        inner = model if isinstance(model, loading.LoadedClassifier) else model.get_base_model()
-        inner.packed.kernel = kernel
+        _innermost(model).packed.kernel = kernel
+
+
+def _innermost(model: Any) -> Any:
+    """Return the model without PEFT's wrapper, which a merged one and one for prediction do not have."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
