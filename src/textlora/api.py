@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textlora import planning, preparation, settings, storage
+from textlora.backup import Backup
 from textlora.errors import UsageError
 from textlora.types import Dataset, Evaluation, Plan, Run
 
@@ -208,12 +209,23 @@ def plan(
 
 
 def train(
-    plan: Plan, dataset: Dataset, *, resume: bool = False, progress: Progress | None = None, command: str = ""
+    plan: Plan,
+    dataset: Dataset,
+    *,
+    resume: bool = False,
+    backup: str | Path | None = None,
+    progress: Progress | None = None,
+    command: str = "",
 ) -> Run:
     """Fine-tune; see ``textlora.training.train``."""
     from textlora import training
 
-    return training.train(plan, dataset, resume=resume, progress=progress, command=command)
+    copy = _backup(backup, dataset.folder)
+    return training.train(plan, dataset, resume=resume, backup=copy, progress=progress, command=command)
+
+
+def _backup(folder: str | Path | None, run: Path) -> Backup | None:
+    return Backup(Path(folder), run) if folder else None
 
 
 def evaluate(run: Run, dataset: Dataset, *, split: str = "test", progress: Progress | None = None) -> Evaluation:
@@ -253,6 +265,7 @@ def fit(  # noqa: PLR0913 - the options of all stages
     assignments: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    backup: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Dataset, Plan, Run, Evaluation, Path]:
     """Prepare, plan, train, evaluate and report in one call; goes on where an earlier call stopped.
@@ -266,6 +279,7 @@ def fit(  # noqa: PLR0913 - the options of all stages
         assignments: settings by dotted name.
         out: the run folder.
         overwrite: replace another run in the folder.
+        backup: folder on another disk that gets a copy of the run with every checkpoint.
         progress: called with stage, steps done, steps in all and a note.
 
     Returns:
@@ -274,7 +288,7 @@ def fit(  # noqa: PLR0913 - the options of all stages
     options = PlanOptions(base_model, recipe, assignments or {})
     stages = fit_stages(
         source, Path(out or default_folder(source)), DataOptions(text=text, label=label), options,
-        overwrite=overwrite, progress=progress,
+        overwrite=overwrite, backup=backup, progress=progress,
     )  # fmt: skip
     dataset, made, run, evaluation, page = stages
     return dataset, made, run, evaluation, page  # type: ignore[return-value]
@@ -287,33 +301,43 @@ def fit_stages(  # noqa: PLR0913 - where, what, how, and three switches
     options: PlanOptions,
     *,
     overwrite: bool = False,
+    backup: str | Path | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> Iterator[Stage]:
     """Run the stages of ``fit`` one by one and yield what each made.
 
     What an earlier call with the same arguments has finished is taken over; a training that was
-    stopped is resumed.
+    stopped is resumed, from the backup if the run folder is gone.
 
     Raises:
         UsageError: the folder holds another run, and ``overwrite`` is off.
     """
     from textlora import training
 
+    copy = _backup(backup, out)
     if overwrite:
         clear(out)
+        if copy:
+            clear(copy.folder)
+    if copy:
+        copy.restore_files(REQUEST)
     dataset = _prepared(source, out, data, options, progress)
     yield dataset
     made = _planned(dataset, options)
+    if copy and copy.restore_files(REQUEST):
+        made = planning.load_plan(out / storage.PLAN)
     yield made
     run = _finished_run(made, dataset)
     if run is None:
-        resume = training.has_checkpoint(made, dataset, dataset.folder)
-        run = training.train(made, dataset, resume=resume, progress=progress, command=command)
+        resume = training.has_checkpoint(made, dataset, dataset.folder, copy)
+        run = training.train(made, dataset, resume=resume, backup=copy, progress=progress, command=command)
     yield run
     evaluation = evaluate(run, dataset, progress=progress)
     yield evaluation
     yield report(made, run, evaluation, dataset=dataset)
+    if copy:
+        copy.save_files()
 
 
 def prepare_folder(
@@ -352,10 +376,21 @@ def plan_folder(
     return _planned(dataset, options, overwrite=overwrite)
 
 
-def train_folder(folder: Path, *, resume: bool = False, progress: Progress | None = None, command: str = "") -> Run:
-    """Train as the folder's ``plan.toml`` says."""
+def train_folder(
+    folder: Path,
+    *,
+    resume: bool = False,
+    backup: Path | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Run:
+    """Train as the folder's ``plan.toml`` says; a folder that is gone comes back from its backup to be resumed."""
+    copy = _backup(backup, folder)
+    if copy and resume:
+        copy.restore_files(REQUEST)
     dataset = preparation.load_dataset(folder)
-    return train(planning.load_plan(folder / storage.PLAN), dataset, resume=resume, progress=progress, command=command)
+    made = planning.load_plan(folder / storage.PLAN)
+    return train(made, dataset, resume=resume, backup=backup, progress=progress, command=command)
 
 
 def evaluate_folder(folder: Path, *, split: str = "test", progress: Progress | None = None) -> Evaluation:

@@ -7,6 +7,7 @@ never one that a full disk or a killed process left half-written.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import dataclass
@@ -65,19 +66,48 @@ def seal(folder: Path, mark: Seal) -> None:
 
 def read(folder: Path) -> Checkpoint | None:
     """Return the checkpoint in ``folder`` if every file is as the manifest says, else ``None``."""
-    step = folder.name.removeprefix(PREFIX)
     try:
-        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if document["schema"] != SCHEMA:
-            return None
-        mark = Seal(document["plan"], document["dataset"], document["seconds"], document["cpu_seconds"])
-        for name, (size, digest) in document["files"].items():
-            file = folder / name
-            if file.stat().st_size != size or storage.file_fingerprint(file) != digest:
-                return None
-        return Checkpoint(folder, int(step), mark)
+        return Checkpoint(folder, int(folder.name.removeprefix(PREFIX)), _check(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _check(folder: Path) -> Seal:
+    """Return the seal; raise one of many errors if the manifest or a file is not as it should be."""
+    document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if document["schema"] != SCHEMA:
+        raise ValueError(document["schema"])
+    for name, (size, digest) in document["files"].items():
+        file = folder / name
+        if file.stat().st_size != size or storage.file_fingerprint(file) != digest:
+            raise ValueError(name)
+    return Seal(document["plan"], document["dataset"], document["seconds"], document["cpu_seconds"])
+
+
+def copy(folder: Path, root: Path) -> None:
+    """Copy a checkpoint into ``root``, under its own name once the copy has been read back whole.
+
+    Raises:
+        ResourceError: ``root`` cannot be written or its disk is full; what was there stays.
+    """
+    target = root / folder.name
+    with storage.atomic_folder(target) as temporary:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            place = temporary / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+        try:
+            _check(temporary)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OSError(errno.EIO, "what was written reads back otherwise") from error
+
+
+def same(first: Path, second: Path) -> bool:
+    """Return whether two sealed checkpoints have equal manifests; their files are not read."""
+    try:
+        return (first / MANIFEST).read_bytes() == (second / MANIFEST).read_bytes()
+    except OSError:
+        return False
 
 
 def list_folders(root: Path) -> list[Path]:

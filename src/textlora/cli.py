@@ -69,6 +69,10 @@ Encoding = Annotated[
     str | None,
     typer.Option("--encoding", help="Text encoding, when neither UTF-8 nor UTF-16.", rich_help_panel=DATA_PANEL),
 ]
+Backup = Annotated[
+    Path | None,
+    typer.Option("--backup", help="Folder on another disk that gets a copy of the run with every checkpoint."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")]
 
 
@@ -94,6 +98,7 @@ def fit(
     overwrite: Overwrite = False,
     plan: PlanFile = None,
     set_: Set = None,
+    backup: Backup = None,
     as_json: Json = False,
     labels: Labels = None,
     sample: Sample = None,
@@ -110,7 +115,7 @@ def fit(
     results = []
     with _reporter() as reporter:
         stages = api.fit_stages(
-            data, folder, source, options, overwrite=overwrite, progress=reporter, command=_command()
+            data, folder, source, options, overwrite=overwrite, backup=backup, progress=reporter, command=_command()
         )
         for result in stages:
             results.append(result)
@@ -182,13 +187,14 @@ def plan(
 def train(
     run: RunFolder,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    backup: Backup = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune as planned."""
     from textlora import api
 
     with _reporter() as reporter:
-        done = api.train_folder(run, resume=resume, progress=reporter, command=_command())
+        done = api.train_folder(run, resume=resume, backup=backup, progress=reporter, command=_command())
     _print_json({"run": done}) if as_json else _show(done)
 
 

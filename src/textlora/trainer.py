@@ -108,6 +108,7 @@ class SealedTrainer(Trainer):
     """Trainer that seals its checkpoints and stops at a loss that is not a number."""
 
     make_seal: Callable[[], checkpoints.Seal]
+    on_sealed: Callable[[], None] | None = None
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
@@ -141,6 +142,8 @@ class SealedTrainer(Trainer):
             checkpoints.seal(root / f"{checkpoints.PREFIX}{self.state.global_step}", self.make_seal())
             # Trainer's own rotation would delete the last whole one before this one is sealed.
             checkpoints.rotate(root, keep=KEPT_CHECKPOINTS, best=self.state.best_model_checkpoint)
+            if self.on_sealed:
+                self.on_sealed()
 
 
 class MicroBatchTrainer(SealedTrainer):

@@ -19,6 +19,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from textlora import checkpoints, encoder, hardware, metrics, models, planning, prefix, storage
+from textlora.backup import Backup
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.classifier import (
     Classifier,
@@ -56,12 +57,13 @@ RELOAD_TOLERANCE = {"cpu": 1e-6, "mps": 1e-3, "cuda": 2e-2}
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn", "pyarrow")
 
 
-def train(
+def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell of it
     plan: Plan,
     dataset: Dataset,
     *,
     folder: Path | None = None,
     resume: bool = False,
+    backup: Backup | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> Run:
@@ -71,12 +73,15 @@ def train(
         plan: resolved settings, made for this data set.
         dataset: prepared data; the test split is not looked at.
         folder: where adapter, checkpoints and ``run.json`` go; the data set's folder by default.
-        resume: go on from the newest whole checkpoint of this plan and data.
+        resume: go on from the newest whole checkpoint of this plan and data, in the run folder or the backup.
+        backup: gets a copy of the run folder with every checkpoint; a failure there is a
+            ``TextloraWarning``.
         progress: called with stage, steps done, steps in all and a short note.
         command: the command line that reproduces the run, for the report.
 
     Raises:
-        UsageError: the plan belongs to other data, or there is nothing to resume.
+        UsageError: the plan belongs to other data, there is nothing to resume, or the backup is of
+            another training.
         TrainingError: a loss that is not a number, wrong weights moved, or the saved classifier
             does not answer as the trained one.
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
@@ -84,7 +89,8 @@ def train(
     encoder.keep_freed_memory()
     planning.check_plan(plan, dataset)
     _check_trackers(plan.settings.tracking)
-    job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent)
+    job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
+    job.take_from_backup(resume=resume)
     start = job.checkpoint_to_resume() if resume else None
     if start is None:
         job.clear()
@@ -93,6 +99,8 @@ def train(
     bundle, difference = _save(job, trained)
     run = replace(_describe(job, trained, difference, command), bits=bundle.bits, drift=bundle.drift)
     storage.write_noun(job.folder / storage.RUN, run)
+    if backup:
+        backup.save_files()
     return run
 
 
@@ -102,7 +110,8 @@ def load_run(folder: Path) -> Run:
     Raises:
         UsageError: there is none, or it is of another version.
     """
-    return storage.read_noun(folder / storage.RUN, Run, made_by="train")
+    # A folder that was moved or copied is where it is now.
+    return replace(storage.read_noun(folder / storage.RUN, Run, made_by="train"), folder=folder)
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -130,11 +139,14 @@ def _silent(*_: object) -> None:
 class _Job:
     """One training: its inputs, its folder, and what is derived from them."""
 
-    def __init__(self, plan: Plan, dataset: Dataset, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, dataset: Dataset, folder: Path, progress: Progress, backup: Backup | None = None
+    ) -> None:
         self.plan = plan
         self.dataset = dataset
         self.folder = folder
         self.progress = progress
+        self.backup = backup
         self.settings = plan.settings
         self.base = models.base_info(self.settings.model.base_model, _hub_revision(plan))
         self.plan_fingerprint = planning.plan_fingerprint(plan)
@@ -149,6 +161,15 @@ class _Job:
 
     def newest(self) -> Checkpoint | None:
         return checkpoints.newest(self.checkpoint_root, plan=self.plan_fingerprint, dataset=self.dataset.fingerprint)
+
+    def take_from_backup(self, *, resume: bool) -> None:
+        if self.backup is None:
+            return
+        plan, dataset = self.plan_fingerprint, self.dataset.fingerprint
+        self.backup.check(plan=plan, dataset=dataset, resume=resume)
+        if resume:
+            self.backup.restore_checkpoints(plan=plan, dataset=dataset)
+        self.backup.save_files()
 
     def checkpoint_to_resume(self) -> Checkpoint:
         found = self.newest()
@@ -200,9 +221,11 @@ def _hub_revision(plan: Plan) -> str | None:
     return None if revision in ("local", "embedded") else revision
 
 
-def has_checkpoint(plan: Plan, dataset: Dataset, folder: Path) -> bool:
-    """Return whether a training of this plan and data can be resumed in ``folder``."""
-    return _Job(plan, dataset, folder, _silent).newest() is not None
+def has_checkpoint(plan: Plan, dataset: Dataset, folder: Path, backup: Backup | None = None) -> bool:
+    """Return whether a training of this plan and data can be resumed from ``folder`` or its backup."""
+    job = _Job(plan, dataset, folder, _silent)
+    there = backup and backup.newest(plan=job.plan_fingerprint, dataset=dataset.fingerprint)
+    return bool(job.newest() or there)
 
 
 @contextmanager
@@ -227,6 +250,7 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     cache = _prefix_cache(job, model, [*train.ids, *validation.ids]) if job.settings.compute.prefix_cache else None
     trainer = _make_trainer(job, model, _Data(tokenizer, train, validation, cache))
     trainer.make_seal = lambda: Seal(job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds)
+    trainer.on_sealed = job.backup.save_checkpoints if job.backup else None
     stop = StopRequest()
     trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
     trainer.add_callback(stop)
