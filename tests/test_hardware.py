@@ -134,7 +134,7 @@ def test_cores_follow_the_affinity():
 def test_memory_follows_the_address_space_limit():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9));"
-        "from textlora.hardware import _memory; total, free = _memory(); print(total, 0 < free < 2e9)"
+        "from textlora.hardware import memory; total, free = memory(); print(total, 0 < free < 2e9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2000000000.0 True\n"

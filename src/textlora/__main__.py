@@ -9,14 +9,24 @@ import sys
 # milliseconds; with another process on one of the cores, training then takes ten times as long.
 # Nothing is lost when the machine is free (docs/log.md).
 SPINS = "1000"
+# The exit code of errors.ResourceError, which cannot be loaded without its packages.
+INCOMPLETE = 4
+REPAIR = "Install it again with pip, without --no-deps."
 
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read once, when PyTorch is loaded
-    from textlora.cli import run as run_cli
-
+    try:
+        from textlora.cli import run as run_cli
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "textlora":
+            raise
+        sys.stderr.write(
+            f"error: textlora is not installed completely: the package {error.name} is missing.\n{REPAIR}\n"
+        )
+        sys.exit(INCOMPLETE)
     sys.exit(run_cli())
 
 

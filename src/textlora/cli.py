@@ -316,6 +316,20 @@ def export(
 
 
 @app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: what it can do, what is missing, what to do about it."""
+    from textlora.doctor import examine
+
+    examination = examine()
+    if as_json:
+        _print_json({"examination": examination})
+    else:
+        terminal.show_examination(examination, terminal.stdout())
+    if not examination.usable:
+        raise typer.Exit(ResourceError.exit_code)
+
+
+@app.command()
 def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
     as_json: Json = False,

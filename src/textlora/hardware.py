@@ -64,7 +64,7 @@ def describe_machine(cache: Path | None = None, *, probe: bool = True) -> Machin
         backward, on the CPU, by kernel and precision.
     """
     gpu = _gpu()
-    total, available = _memory()
+    total, available = memory()
     processor, cores = processor_name(), usable_cores()
     key = _probe_key(processor, cores, gpu["gpu"]) if probe else ""
     return Machine(
@@ -191,7 +191,7 @@ def _text(path: Path) -> str:
 # -- memory and disk -----------------------------------------------------------------------------
 
 
-def _memory() -> tuple[float, float]:
+def memory() -> tuple[float, float]:
     """Return total and available bytes under every limit."""
     import psutil
 

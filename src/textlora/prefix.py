@@ -25,7 +25,7 @@ from textlora.batching import packed_batches
 from textlora.errors import ResourceError
 from textlora.tokenization import TokenIds
 
-FOLDER = "prefix"
+FOLDER = storage.PREFIX_CACHE
 STATES = "states.bin"
 INDEX = "index.json"
 # Raise it when the same texts would give other states.

@@ -36,6 +36,8 @@ REPORT_HTML = "report.html"
 REPORT_MARKDOWN = "report.md"
 MODEL_CARD = "model_card.md"
 EXPORT = "export"
+# Folder in the cache.
+PREFIX_CACHE = "prefix"
 
 Noun = TypeVar("Noun")
 

@@ -7,11 +7,12 @@ User text goes through ``rich.text.Text``, which knows no markup, so that a revi
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +21,9 @@ from rich.text import Text
 
 from textlora.errors import TextloraWarning
 from textlora.types import Dataset, Drift, Evaluation, Interval, Machine, Plan, Prediction, Run
+
+if TYPE_CHECKING:
+    from textlora.doctor import Examination
 
 # A plain log line at most so often, when standard error is no terminal.
 PLAIN_SECONDS = 10.0
@@ -236,6 +240,38 @@ def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction], co
         short = " ".join(text.split())
         short = short if len(short) <= 70 else short[:69] + "…"  # noqa: PLR2004
         console.print(Text(f"{prediction.label:<{width}}  {prediction.probability:.3f}  {short}{cut}"))
+
+
+# Fits into a bug report.
+EXAMINATION_WIDTH = 110
+MARKS = {"ok": ("ok", "green"), "advice": ("!", "bold yellow"), "broken": ("✗", "bold red")}
+
+
+def show_examination(examination: Examination, console: Console) -> None:
+    """Print what was found, what to do about it, and what is best here."""
+    facts = examination.facts
+    _heading(console, f"textlora {facts.version}", f"Python {facts.python}, {facts.machine.platform}")
+    for item in examination.items:
+        mark, style = MARKS[item.status]
+        console.print(Text.assemble((f"{mark:<3}", style), f"{item.topic:<15}", _wrapped(item.found, 18)))
+        if item.advice:
+            console.print(Text(" " * 18).append(_wrapped(f"-> {item.advice}", 18), style="bold"))
+    if not examination.usable:
+        _heading(console, "Not usable", "until what is marked with ✗ is mended.")
+        return
+    _heading(
+        console,
+        "Best here",
+        ", ".join(f"{choice.setting.partition('.')[2]} {choice.value}" for choice in examination.best),
+    )
+    for choice in examination.best:
+        console.print(Text(f"  {choice.setting.partition('.')[2]}: {choice.reason}"))
+
+
+def _wrapped(text: str, indent: int) -> str:
+    """Return the text's lines behind ``indent`` columns, commands and paths whole."""
+    lines = textwrap.wrap(text, EXAMINATION_WIDTH - indent, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
 
 
 def show_settings(rows: Sequence[tuple[str, str, str]], console: Console) -> None:

@@ -20,10 +20,12 @@ from textlora.planning.estimating import estimate
 from textlora.planning.grounds import Choice, lengths_of, make_grounds, measure_lengths
 from textlora.planning.layers import gather
 from textlora.planning.plan_file import load_plan, read_plan_settings, save_plan
+from textlora.planning.usual import compute_settings
 from textlora.types import Dataset, Machine, Plan
 
 __all__ = [
     "check_plan",
+    "compute_settings",
     "describe_plan",
     "load_plan",
     "plan",
