@@ -776,9 +776,9 @@ def test_progress(tmp_path, out):
         ("count tokens", 1_024, 2_500),
         ("count tokens", 2_048, 2_500),
         ("count tokens", 2_500, 2_500),
-        ("write", 1, 3),
-        ("write", 2, 3),
-        ("write", 3, 3),
+        ("write", 2_000, 2_500),
+        ("write", 2_250, 2_500),
+        ("write", 2_500, 2_500),
     ]
 
 

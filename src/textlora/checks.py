@@ -66,7 +66,7 @@ def as_label(value: Any) -> str | None:
 
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which no tokenizer and no file takes, by U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def clean_text(text: str, *, markup: bool = True) -> str:
@@ -76,8 +76,10 @@ def clean_text(text: str, *, markup: bool = True) -> str:
         text: any text.
         markup: turn HTML entities into characters and HTML line breaks into spaces.
     """
-    if markup:
+    # Most texts have neither sign, and looking for one costs a fraction of a pattern.
+    if markup and "&" in text:
         text = _ENTITY.sub(lambda match: _character(match.group()), text)
+    if markup and "<" in text:
         text = _LINE_BREAK.sub(" ", text)
     return " ".join(replace_surrogates(text).split())
 
@@ -89,7 +91,9 @@ def _character(entity: str) -> str:
 
 def has_markup(text: str) -> bool:
     """Return whether ``clean_text`` finds HTML line breaks or entities in the text."""
-    return bool(_LINE_BREAK.search(text) or any(_character(found) != found for found in _ENTITY.findall(text)))
+    if "<" in text and _LINE_BREAK.search(text):
+        return True
+    return "&" in text and any(_character(found) != found for found in _ENTITY.findall(text))
 
 
 # -- labels --------------------------------------------------------------------------------------

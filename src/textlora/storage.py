@@ -40,6 +40,8 @@ EXPORT = "export"
 PREFIX_CACHE = "prefix"
 
 Noun = TypeVar("Noun")
+_HASHED_BYTES = 1 << 16
+"""Short strings are hashed together, which is faster."""
 
 
 @contextlib.contextmanager
@@ -99,6 +101,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what writers of ``path`` left behind that were killed; only one may write at a time.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    with disk_errors(path):
+        for leftover in path.parent.glob(f".{path.stem}-{'[0-9a-f]' * 8}{path.suffix}"):
+            leftover.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -213,11 +226,15 @@ def check_schema(path: Path, schema: object, noun: str) -> None:
 
 def fingerprint(parts: Iterable[str | bytes]) -> str:
     """Return the SHA-256 of a sequence of strings, each set off by its length."""
-    digest = hashlib.sha256()
+    digest, held = hashlib.sha256(), bytearray()
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
+        held += len(raw).to_bytes(8, "little")
+        held += raw
+        if len(held) >= _HASHED_BYTES:
+            digest.update(held)
+            held.clear()
+    digest.update(held)
     return digest.hexdigest()
 
 

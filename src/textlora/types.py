@@ -8,7 +8,8 @@ Derived values are properties and are never stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,11 +31,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The rows of one split as parallel columns, in the order of the source file."""
+    """The rows of one split as parallel columns, in the order of the source file.
 
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
+    The columns of prepared data read from the disk what is asked for: go through them or take
+    slices, rather than making lists of them.
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    labels: Sequence[int]
 
     def __post_init__(self) -> None:
         """Refuse columns of different length."""
@@ -52,10 +57,8 @@ class Split:
 
     def class_counts(self, classes: int) -> tuple[int, ...]:
         """Return how many rows each of ``classes`` classes has."""
-        counts = [0] * classes
-        for label in self.labels:
-            counts[label] += 1
-        return tuple(counts)
+        counts = Counter(self.labels)
+        return tuple(counts[label] for label in range(classes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,8 @@ class DatasetInfo:
     fingerprint: str
     options: Mapping[str, str | int | float | bool | tuple[str, ...] | None] = field(default_factory=dict)
     """The options that ``prepare`` was called with, to repeat it."""
+    split_sha256: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each split's file, to see without reading the rows that they are the same."""
 
 
 @dataclass(frozen=True, slots=True)

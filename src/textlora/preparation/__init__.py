@@ -2,6 +2,8 @@
 
     reading: rows, sample -> cleaning: texts, labels -> repeats -> splitting -> describing -> measuring -> writing
 
+The texts are read once and go through the disk (``spilling``); what must be known of all of them at
+once is a few bytes a row (``rows``). ``stored`` reads the splits back when they are needed.
 ``request`` holds what was asked for. A row that cannot be used goes to the ``ledger`` with its line
 and a reason (``quarantine.csv``); nothing disappears unseen: rows read = left out by the sample +
 set aside + kept.
@@ -10,18 +12,21 @@ set aside + kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from textlora import storage
 from textlora.errors import UsageError
-from textlora.preparation.cleaning import usable
+from textlora.preparation.cleaning import collect, name_labels
 from textlora.preparation.describing import describe
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger, Progress
 from textlora.preparation.measuring import HISTOGRAM_BIN, QUANTILES, TokenCounter, measure
-from textlora.preparation.reading import draw_sample, line_unit, note_columns, open_all, read_all
+from textlora.preparation.reading import line_unit, note_columns, open_all, read_all
 from textlora.preparation.repeats import without_repeats
 from textlora.preparation.request import Option, Origin, is_frame, make_request, options_of
+from textlora.preparation.rows import Rows
+from textlora.preparation.spilling import Spill, check_disk
 from textlora.preparation.splitting import check_classes, split_rows
 from textlora.preparation.writing import load_dataset, write_dataset
 from textlora.settings import Settings
@@ -74,22 +79,25 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
     Raises:
         DataError: the file cannot become a data set; all problems that can be seen together.
         UsageError: a column, label list or encoding that makes no sense.
-        ResourceError: the folder cannot be written.
+        ResourceError: the folder cannot be written, or its disk is too small.
     """
     request = make_request(source, text, label, labels, {"validation": validation, "test": test}, encoding, settings)
     tables, columns = open_all(request)
     folder = storage.make_folder(Path(out))
+    check_disk(folder, request)
     ledger = Ledger(progress or _silent, {origin: line_unit(origin, table) for origin, table in tables.items()})
     note_columns(ledger, tables[MAIN], columns)
-    entries = read_all(tables, columns, request.settings.data, ledger)
-    entries = draw_sample(entries, request.settings, ledger)
-    names, entries = usable(entries, request, ledger)
-    entries = without_repeats(entries, ledger)
-    check_classes(entries, names, request, ledger)
-    splits = split_rows(entries, names, request)
-    info = describe(splits, names, columns, request, ledger)
-    info = measure(info, splits, token_counter, ledger)
-    return write_dataset(folder, info, splits, ledger)
+    with closing(Spill(folder)) as texts, closing(Spill(folder)) as broken:
+        rows = Rows(texts, columns.label)
+        entries = read_all(tables, columns, request.settings, ledger, broken)
+        collect(entries, rows, ledger, markup=request.settings.data.clean_html)
+        names = name_labels(rows, request, ledger)
+        without_repeats(rows, ledger)
+        check_classes(rows, names, request, ledger)
+        parts = split_rows(rows, request)
+        info = describe(rows, parts, names, columns, request, ledger)
+        info = measure(info, rows, token_counter, ledger)
+        return write_dataset(folder, info, rows, parts, broken, ledger)
 
 
 def is_current(  # noqa: PLR0913 - the arguments of prepare()

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from textlora import checks
 from textlora.errors import DataError
-from textlora.preparation.ledger import Entry, Ledger
+from textlora.preparation.ledger import CELL_LIMIT, MAIN, Entry, Ledger
 from textlora.preparation.request import Request, source_name
+from textlora.preparation.rows import Rows, counts_in_order
 
 
-def usable(entries: list[Entry], request: Request, ledger: Ledger) -> tuple[tuple[str, ...], list[Entry]]:
-    """Return the label names and the cleaned rows that have a text and a known label."""
-    entries = _filled(entries, ledger, markup=request.settings.data.clean_html)
-    counts = Counter(entry.label for entry in entries if not entry.origin)
+def collect(entries: Iterable[Entry], rows: Rows, ledger: Ledger, *, markup: bool) -> None:
+    """Clean the texts and put all rows into ``rows``; those without text or label are set aside."""
+    marked = 0
+    for entry in entries:
+        text = checks.clean_text(entry.text, markup=markup)
+        fault = entry.fault or ("missing text" if not text else "missing label" if not entry.label else "")
+        if fault:
+            rows.add_faulty(entry, checks.replace_surrogates(entry.text[:CELL_LIMIT]), fault)
+            continue
+        marked += markup and checks.has_markup(entry.text)
+        rows.add(entry, text)
+    rows.seal()
+    rows.report_faulty(ledger)
+    if marked:
+        ledger.note("markup", "info", f"HTML line breaks and entities were cleaned in {marked:,} texts.", marked)
+
+
+def name_labels(rows: Rows, request: Request, ledger: Ledger) -> tuple[str, ...]:
+    """Return the label names and set ``rows.classes``; rows with another label are set aside."""
+    found = counts_in_order(rows.labels[rows.kept(MAIN)])
+    counts = {rows.label_texts[number]: count for number, count in found}
     if not counts:
         raise DataError(
             f"No row of {source_name(request.source)} is left.",
@@ -31,23 +50,10 @@ def usable(entries: list[Entry], request: Request, ledger: Ledger) -> tuple[tupl
             problems=ledger.summary(),
             hint="Name another label column with --label.",
         )
-    return names, _known(entries, names, spelling, typos, ledger)
-
-
-def _filled(entries: list[Entry], ledger: Ledger, *, markup: bool) -> list[Entry]:
-    filled: list[Entry] = []
-    marked = 0
-    for entry in entries:
-        text = checks.clean_text(entry.text, markup=markup)
-        fault = entry.fault or ("missing text" if not text else "missing label" if not entry.label else "")
-        if fault:
-            ledger.set_aside(entry, fault)
-            continue
-        marked += markup and checks.has_markup(entry.text)
-        filled.append(replace(entry, text=text))
-    if marked:
-        ledger.note("markup", "info", f"HTML line breaks and entities were cleaned in {marked:,} texts.", marked)
-    return filled
+    spelt = [spelling.get(label, label) for label in rows.label_texts]
+    rows.classes = np.where(rows.reasons == 0, _classes(spelt, names)[rows.labels], np.int32(-1))
+    _set_unknown_aside(rows, [typos.get(label) for label in spelt], ledger)
+    return names
 
 
 def _known_spelling(counts: Mapping[str, int], labels: tuple[str, ...] | None, ledger: Ledger) -> dict[str, str]:
@@ -76,19 +82,21 @@ def _merged(counts: Mapping[str, int], spelling: Mapping[str, str]) -> dict[str,
     return dict(merged)
 
 
-def _known(
-    entries: list[Entry], names: Sequence[str], spelling: Mapping[str, str], typos: Mapping[str, str], ledger: Ledger
-) -> list[Entry]:
-    """Return the rows with a label of ``names``, in its spelling."""
-    folded = {name.casefold(): name for name in names}
-    known: list[Entry] = []
-    for entry in entries:
-        label = spelling.get(entry.label, entry.label)
-        name = label if label in names else folded.get(label.casefold())
-        if name is not None:
-            known.append(replace(entry, label=name))
-        elif label in typos and not entry.origin:
-            ledger.set_aside(entry, f"label looks like a typo of {typos[label]!r}")
-        else:
-            ledger.set_aside(entry, "unknown label")
-    return known
+def _classes(labels: Sequence[str], names: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """Return the class of each label, and -1 for a label that is none of ``names``."""
+    exact = {name: place for place, name in enumerate(names)}
+    folded = {name.casefold(): place for place, name in enumerate(names)}
+    return np.array([exact.get(label, folded.get(label.casefold(), -1)) for label in labels], dtype=np.int32)
+
+
+def _set_unknown_aside(rows: Rows, typos: Sequence[str | None], ledger: Ledger) -> None:
+    """Set aside the rows without a class; in the main source a likely misspelling is named, ``typos`` by label."""
+    reasons = ["unknown label", *dict.fromkeys(f"label looks like a typo of {name!r}" for name in typos if name)]
+    by_label = np.array(
+        [reasons.index(f"label looks like a typo of {name!r}") + 1 if name else 1 for name in typos], np.uint16
+    )
+    unknown = (rows.reasons == 0) & (rows.classes < 0)
+    marks = unknown.astype(np.uint16)
+    main = rows.bounds(MAIN)
+    marks[main] *= by_label[rows.labels[main]]
+    rows.set_aside(marks, reasons, ledger, for_label=True)

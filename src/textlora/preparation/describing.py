@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from textlora import checks, storage
-from textlora.preparation.ledger import SHOWN_PLACES, Ledger, Rejected
+from textlora.preparation.ledger import SHOWN_PLACES, Group, Ledger
 from textlora.preparation.request import Request, is_frame, options_of
+from textlora.preparation.rows import Rows
 from textlora.readers import Columns
 from textlora.types import SPLIT_NAMES, DatasetInfo, RowCounts, Split
 
@@ -19,11 +22,11 @@ _DETAILS = {
 }
 
 
-def describe(
-    splits: Mapping[str, Split], names: tuple[str, ...], columns: Columns, request: Request, ledger: Ledger
+def describe(  # noqa: PLR0913, PLR0917 - all that the stages before found out
+    rows: Rows, parts: NDArray[np.int8], names: tuple[str, ...], columns: Columns, request: Request, ledger: Ledger
 ) -> DatasetInfo:
-    """Return all that is known of the splits but their lengths; what was set aside becomes findings."""
-    counts = {name: split.class_counts(len(names)) for name, split in splits.items()}
+    """Return all that is known before the splits are written; what was set aside becomes findings."""
+    counts = {name: _class_counts(rows.classes[parts == place], names) for place, name in enumerate(SPLIT_NAMES)}
     _note_rejected(ledger)
     totals = [sum(column) for column in zip(*counts.values(), strict=True)]
     ledger.findings.append(checks.balance_finding(names, totals))
@@ -34,25 +37,27 @@ def describe(
         task="single_label",
         label_names=names,
         seed=request.settings.seed,
-        counts=RowCounts(ledger.read, ledger.unsampled, sum(totals), dict(ledger.reasons())),
+        counts=RowCounts(ledger.read, ledger.unsampled, sum(totals), ledger.reasons()),
         split_counts=counts,
         findings=tuple(ledger.findings),
         token_lengths=None,
-        fingerprint=dataset_fingerprint(names, splits),
+        fingerprint="",
         options=options_of(request),
     )
 
 
+def _class_counts(classes: NDArray[np.int32], names: Sequence[str]) -> tuple[int, ...]:
+    return tuple(np.bincount(classes, minlength=len(names)).tolist())
+
+
 def _note_rejected(ledger: Ledger) -> None:
     """Add one finding per reason."""
-    groups: dict[str, list[Rejected]] = defaultdict(list)
-    for item in ledger.rejected:
-        groups[item.reason].append(item)
-    for reason, items in groups.items():
-        rows = f"{len(items):,} row{'s' if len(items) > 1 else ''}"
-        detail = _DETAILS.get(reason, "") or _label_detail(reason, items)
-        message = f"{reason[0].upper()}{reason[1:]}: {rows} set aside{detail} ({ledger.places(items)})."
-        ledger.note(_kind(reason), "info" if reason == "duplicate" else "warning", message, len(items))
+    for reason, group in ledger.groups.items():
+        rows = f"{group.count:,} row{'s' if group.count > 1 else ''}"
+        detail = _DETAILS.get(reason, "") or _label_detail(group)
+        places = ledger.places(group.places, group.count)
+        message = f"{reason[0].upper()}{reason[1:]}: {rows} set aside{detail} ({places})."
+        ledger.note(_kind(reason), "info" if reason == "duplicate" else "warning", message, group.count)
 
 
 def _kind(reason: str) -> str:
@@ -61,11 +66,9 @@ def _kind(reason: str) -> str:
     return "label_typo" if reason.startswith("label looks") else reason.replace(" ", "_").lower()
 
 
-def _label_detail(reason: str, items: Sequence[Rejected]) -> str:
-    if reason != "unknown label" and not reason.startswith("label looks"):
-        return ""
-    labels = [repr(label) for label, _ in Counter(item.label for item in items).most_common(SHOWN_PLACES)]
-    return f", label{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
+def _label_detail(group: Group) -> str:
+    labels = [repr(label) for label, _ in group.labels.most_common(SHOWN_PLACES)]
+    return f", label{'s' if len(labels) > 1 else ''} {', '.join(labels)}" if labels else ""
 
 
 def dataset_fingerprint(names: Sequence[str], splits: Mapping[str, Split]) -> str:
@@ -76,7 +79,8 @@ def dataset_fingerprint(names: Sequence[str], splits: Mapping[str, Split]) -> st
         yield from names
         for name in SPLIT_NAMES:
             yield name
-            for example in splits[name]:
-                yield from (example.id, example.text, str(example.label))
+            split = splits[name]
+            for row in zip(split.ids, split.texts, map(str, split.labels), strict=True):
+                yield from row
 
     return storage.fingerprint(parts())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from textlora.preparation.request import Origin
-from textlora.readers import BadRow
 from textlora.types import Finding
 
 Progress = Callable[[str, int, int | None], None]
+Place = tuple[Origin, int]
+"""Where a row stands: its source and its line."""
 
 CELL_LIMIT = 2_000
 """Characters of a cell in ``quarantine.csv``."""
@@ -25,75 +26,62 @@ class Entry:
     """A whole row on its way to a split. ``origin`` is empty for the main source."""
 
     origin: Origin
-    number: int
+    id: str
     line: int
     text: str
     label: str
     fault: str = ""
 
-    @property
-    def id(self) -> str:
-        """The row's number, with the origin before it for a given file."""
-        return f"{self.origin}/{self.number}" if self.origin else str(self.number)
 
+@dataclass(slots=True)
+class Group:
+    """The rows set aside for one reason: how many, the first of them, and the labels they had."""
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A row that was set aside."""
-
-    origin: Origin
-    line: int
-    row: str
-    reason: str
-    text: str = ""
-    label: str = ""
-    raw: str = ""
+    count: int = 0
+    places: list[Place] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Counts what was read and left out, keeps what was set aside, and collects findings."""
+    """Counts what was read, left out and set aside, and collects findings; the rows are elsewhere."""
 
     progress: Progress
     units: dict[Origin, str] = field(default_factory=dict)
     read: int = 0
     unsampled: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
+    groups: dict[str, Group] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
-    def set_aside(self, entry: Entry, reason: str) -> None:
-        """Keep a row that cannot be used, cut to what ``quarantine.csv`` shows."""
-        text, label = entry.text[:CELL_LIMIT], entry.label[:CELL_LIMIT]
-        self.rejected.append(Rejected(entry.origin, entry.line, entry.id, reason, text, label))
-
-    def set_aside_broken(self, origin: Origin, bad: BadRow) -> None:
-        """Keep a record that is no row."""
-        row = f"{origin}/" if origin else ""
-        self.rejected.append(Rejected(origin, bad.line, row, bad.reason, raw=bad.raw))
+    def set_aside(
+        self, reason: str, count: int, places: Sequence[Place], labels: Mapping[str, int] | None = None
+    ) -> None:
+        """Count rows that cannot be used; ``places`` are the first of them, ``labels`` theirs where they are why."""
+        group = self.groups.setdefault(reason, Group())
+        group.count += count
+        group.places += places[: SHOWN_PLACES - len(group.places)]
+        group.labels.update(labels or {})
 
     def note(self, kind: str, level: Literal["info", "warning"], message: str, count: int = 0) -> None:
         """Add a finding."""
         self.findings.append(Finding(kind, level, message, count))
 
-    def reasons(self) -> Counter[str]:
+    def reasons(self) -> dict[str, int]:
         """Return how many rows were set aside for each reason."""
-        return Counter(item.reason for item in self.rejected)
+        return {reason: group.count for reason, group in self.groups.items()}
 
-    def places(self, items: Sequence[Rejected] | Sequence[Entry]) -> str:
-        """Return ``lines 3, 7; test line 2 and 5 more``."""
+    def places(self, first: Sequence[Place], count: int) -> str:
+        """Return ``lines 3, 7; test line 2 and 5 more`` of ``count`` places."""
         shown: dict[str, list[str]] = defaultdict(list)
-        for item in items[:SHOWN_PLACES]:
-            shown[self.units[item.origin]].append(str(item.line))
+        for origin, line in first[:SHOWN_PLACES]:
+            shown[self.units[origin]].append(str(line))
         parts = [f"{unit}{'s' if len(lines) > 1 else ''} {', '.join(lines)}" for unit, lines in shown.items()]
-        more = f" and {len(items) - SHOWN_PLACES:,} more" if len(items) > SHOWN_PLACES else ""
+        more = f" and {count - SHOWN_PLACES:,} more" if count > SHOWN_PLACES else ""
         return "; ".join(parts) + more
 
     def summary(self) -> list[str]:
         """Return one line per reason, for an error that stops everything."""
-        groups: dict[str, list[Rejected]] = defaultdict(list)
-        for item in self.rejected:
-            groups[item.reason].append(item)
         return [
-            f"{len(items):,} of {self.read:,} rows set aside: {reason} ({self.places(items)})"
-            for reason, items in groups.items()
+            f"{group.count:,} of {self.read:,} rows set aside: {reason} ({self.places(group.places, group.count)})"
+            for reason, group in self.groups.items()
         ]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textlora import checks
 from textlora.preparation.ledger import Ledger
-from textlora.types import DatasetInfo, Split, TokenLengths
+from textlora.preparation.rows import Rows
+from textlora.types import DatasetInfo, TokenLengths
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 HISTOGRAM_BIN = 32
@@ -33,22 +37,27 @@ class TokenCounter(Protocol):
         """Return the number of tokens of each text."""
 
 
-def measure(
-    info: DatasetInfo, splits: Mapping[str, Split], counter: TokenCounter | None, ledger: Ledger
-) -> DatasetInfo:
-    """Add how long the texts are in tokens."""
+def measure(info: DatasetInfo, rows: Rows, counter: TokenCounter | None, ledger: Ledger) -> DatasetInfo:
+    """Add how long the texts of the kept rows are in tokens."""
     if counter is None:
         return info
-    texts = [text for split in splits.values() for text in split.texts]
-    counts: list[int] = []
-    for start in range(0, len(texts), _BATCH):
-        counts += counter.count(texts[start : start + _BATCH])
-        ledger.progress("count tokens", len(counts), len(texts))
-    lengths = _token_lengths(np.asarray(counts, dtype=np.int64), counter)
-    return replace(info, token_lengths=lengths, findings=(*info.findings, checks.length_finding(lengths, len(texts))))
+    total = int((rows.reasons == 0).sum())
+    counts = array("i")
+    texts = _texts(rows)
+    while block := list(itertools.islice(texts, _BATCH)):
+        counts.extend(counter.count(block))
+        ledger.progress("count tokens", len(counts), total)
+    lengths = _token_lengths(np.frombuffer(counts, np.int32), counter)
+    return replace(info, token_lengths=lengths, findings=(*info.findings, checks.length_finding(lengths, total)))
 
 
-def _token_lengths(counts: np.ndarray[Any, np.dtype[np.int64]], counter: TokenCounter) -> TokenLengths:
+def _texts(rows: Rows) -> Iterator[str]:
+    for _, block in rows.spill.chosen(rows.reasons == 0):
+        for text in block["text"].to_pylist():
+            yield text.decode()
+
+
+def _token_lengths(counts: NDArray[np.int32], counter: TokenCounter) -> TokenLengths:
     cut = np.minimum(counts, counter.max_length)
     # Twice the limit: enough to see the tail, and the same bins for all data of one encoder.
     bins = max(1, 2 * counter.max_length // HISTOGRAM_BIN)

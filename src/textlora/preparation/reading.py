@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textlora import checks
 from textlora.errors import DataError, did_you_mean
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Entry, Ledger
 from textlora.preparation.request import Origin, Request, is_frame
+from textlora.preparation.spilling import Spill
 from textlora.readers import BadRow, Columns, Row, Table, find_columns, open_table, read_frame
 from textlora.settings import DataSettings, Settings
 
@@ -59,45 +62,57 @@ def note_columns(ledger: Ledger, table: Table, columns: Columns) -> None:
         )
 
 
-def read_all(tables: Mapping[Origin, Table], columns: Columns, limits: DataSettings, ledger: Ledger) -> list[Entry]:
-    """Return the whole rows of all tables; broken ones go to the ledger.
+def read_all(
+    tables: Mapping[Origin, Table], columns: Columns, settings: Settings, ledger: Ledger, broken: Spill
+) -> Iterator[Entry]:
+    """Yield the whole rows of all tables, of the main source those of the sample; broken ones go to ``broken``.
 
     Raises:
-        DataError: more rows of a table are broken than ``limits`` allows.
+        DataError: more rows of a table are broken than the settings allow, or the sample is empty.
     """
-    entries: list[Entry] = []
     for origin, table in tables.items():
-        entries += _read(origin, table, columns, limits, ledger)
-    return entries
+        entries = _read(origin, table, columns, settings.data, ledger, broken)
+        yield from entries if origin else _sample(entries, settings, ledger, broken.folder)
 
 
-def _read(origin: Origin, table: Table, columns: Columns, limits: DataSettings, ledger: Ledger) -> list[Entry]:
-    """Return the whole rows; broken ones go to the ledger, too many of them stop everything."""
+def _read(  # noqa: PLR0913, PLR0917 - a table, how to read it, and where rows go
+    origin: Origin, table: Table, columns: Columns, limits: DataSettings, ledger: Ledger, broken: Spill
+) -> Iterator[Entry]:
+    """Yield the whole rows; too many broken ones stop everything."""
     places = table.columns.index(columns.text), table.columns.index(columns.label)
-    entries: list[Entry] = []
-    before = ledger.read
+    before, faults = ledger.read, 0
     for row in table:
         ledger.read += 1
         if isinstance(row, BadRow):
-            ledger.set_aside_broken(origin, row)
+            faults += 1
+            broken.append(f"{origin}/" if origin else "", row.line, _utf8(row.raw), fault=row.reason)
+            ledger.set_aside(row.reason, 1, [(origin, row.line)])
         else:
-            entries.append(_entry(origin, row, places, limits.max_characters))
+            yield _entry(origin, row, places, limits.max_characters)
         if ledger.read % 1_000 == 0:
-            ledger.progress("read", ledger.read, None)
+            ledger.progress("read", ledger.read, _expected(table, before, ledger.read))
     ledger.progress("read", ledger.read, None)
-    _refuse_broken(
-        table, ledger, ledger.read - before, ledger.read - before - len(entries), limits.max_quarantined_share
-    )
-    return entries
+    _refuse_broken(table, ledger, ledger.read - before, faults, limits.max_quarantined_share)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _expected(table: Table, before: int, read: int) -> int | None:
+    """Return how many rows there will be, from the share of the bytes that is read; None where that says nothing."""
+    share = table.meter.share
+    return before + round((read - before) / share) if 0 < share < 1 else None
 
 
 def _entry(origin: Origin, row: Row, places: tuple[int, int], limit: int) -> Entry:
-    text, label = (checks.as_text(row.values[places[0]]), checks.as_label(row.values[places[1]]))
+    text, label = checks.as_text(row.values[places[0]]), checks.as_label(row.values[places[1]])
     fault = "not a text" if text is None else "not a label" if label is None else ""
+    row_id = f"{origin}/{row.number}" if origin else str(row.number)
     text, label = text or "", label or ""
     if max(len(text), len(label)) > limit:
-        return Entry(origin, row.number, row.line, text[:CELL_LIMIT], label[:CELL_LIMIT], "oversized")
-    return Entry(origin, row.number, row.line, text, label, fault)
+        return Entry(origin, row_id, row.line, text[:CELL_LIMIT], label[:CELL_LIMIT], "oversized")
+    return Entry(origin, row_id, row.line, text, label, fault)
 
 
 def _refuse_broken(table: Table, ledger: Ledger, read: int, broken: int, limit: float) -> None:
@@ -117,23 +132,30 @@ def _broken_hint(table: Table, share: float) -> str:
     return f"Mend the file.{cells} To go on without the broken rows: --set data.max_quarantined_share={raised:g}."
 
 
-def draw_sample(entries: list[Entry], settings: Settings, ledger: Ledger) -> list[Entry]:
-    """Draw the rows of the main source that pandas' ``sample(frac, random_state=seed)`` draws."""
+def _sample(entries: Iterator[Entry], settings: Settings, ledger: Ledger, folder: Path) -> Iterator[Entry]:
+    """Yield the rows that pandas' ``sample(frac, random_state=seed)`` draws, in the order of the file."""
     if settings.data.sample is None:
-        return entries
-    main = [entry for entry in entries if not entry.origin]
-    size = round(settings.data.sample * len(main))
-    # pandas draws with numpy's old generator; the order of the file is kept.
+        yield from entries
+        return
+    with closing(Spill(folder)) as whole:
+        # How many there are is known only when all are read.
+        for entry in entries:
+            whole.add(entry)
+        for _, block in whole.chosen(_drawn(len(whole), settings, ledger)):
+            for row, line, text, label, fault in zip(*(column.to_pylist() for column in block.columns), strict=True):
+                yield Entry(MAIN, row, line, text.decode("utf-8", "surrogatepass"), label, fault)
+
+
+def _drawn(count: int, settings: Settings, ledger: Ledger) -> NDArray[np.bool_]:
+    """Return which rows (N,) the sample holds."""
+    share = settings.data.sample or 1.0
+    size = round(share * count)
     if not size:
-        raise DataError(
-            f"A sample of {settings.data.sample:g} of {len(main):,} rows is empty.", hint="Draw more with --sample."
-        )
-    drawn = set(np.random.RandomState(settings.seed).choice(len(main), size=size, replace=False).tolist())
-    ledger.unsampled = len(main) - size
-    ledger.note(
-        "sample",
-        "info",
-        f"A sample of {size:,} of {len(main):,} rows was drawn with seed {settings.seed}.",
-        ledger.unsampled,
-    )
-    return [entry for entry in entries if entry.origin or entry.number in drawn]
+        raise DataError(f"A sample of {share:g} of {count:,} rows is empty.", hint="Draw more with --sample.")
+    drawn = np.zeros(count, dtype=np.bool_)
+    # pandas draws with numpy's old generator.
+    drawn[np.random.RandomState(settings.seed).choice(count, size=size, replace=False)] = True
+    ledger.unsampled = count - size
+    message = f"A sample of {size:,} of {count:,} rows was drawn with seed {settings.seed}."
+    ledger.note("sample", "info", message, ledger.unsampled)
+    return drawn

@@ -2,62 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textlora.errors import DataError
-from textlora.preparation.ledger import Entry, Ledger
+from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.request import Request, source_name
-from textlora.types import SPLIT_NAMES, Split
+from textlora.preparation.rows import Rows
+from textlora.types import SPLIT_NAMES
 
+NOWHERE = -1
+"""The part of a row that was set aside."""
 _SHOWN_PROBLEMS = 10
 
 
-def check_classes(entries: Sequence[Entry], names: Sequence[str], request: Request, ledger: Ledger) -> None:
+def check_classes(rows: Rows, names: Sequence[str], request: Request, ledger: Ledger) -> None:
     """Refuse labels with too few rows to stand in every split, all of them together."""
-    _check_given(entries, names, request, ledger)
+    _check_given(rows, names, request, ledger)
     needed = 3 - len(request.given)
-    rows: dict[str, list[Entry]] = {name: [] for name in names}
-    for entry in entries:
-        if not entry.origin:
-            rows[entry.label].append(entry)
-    short = {name: found for name, found in rows.items() if len(found) < needed}
+    main = rows.kept(MAIN)
+    counts = np.bincount(rows.classes[main], minlength=len(names))
+    short = np.flatnonzero(counts < needed).tolist()
     if not short:
         return
-    if not any(rows.values()):
+    if not len(main):
         raise DataError(
             f"No row of {source_name(request.source)} is left.",
             problems=ledger.summary(),
             hint="Look at the reasons above.",
         )
-    problems = [_short_label(name, found, ledger) for name, found in short.items()]
-    more = [f"{len(problems) - _SHOWN_PROBLEMS:,} more labels"] if len(problems) > _SHOWN_PROBLEMS else []
+    problems = [
+        _short_label(names[place], rows, main[rows.classes[main] == place], ledger) for place in short[:_SHOWN_PROBLEMS]
+    ]
+    more = [f"{len(short) - _SHOWN_PROBLEMS:,} more labels"] if len(short) > _SHOWN_PROBLEMS else []
     raise DataError(
         f"Every label needs at least {needed} different texts, one for each split to be made; in {source_name(request.source)} some have fewer:",
-        problems=[*problems[:_SHOWN_PROBLEMS], *more, *ledger.summary()],
+        problems=[*problems, *more, *ledger.summary()],
         hint="Add rows or correct the label; --labels A,B uses these labels only and sets all other rows aside.",
     )
 
 
-def _short_label(name: str, found: Sequence[Entry], ledger: Ledger) -> str:
-    if not found:
+def _short_label(name: str, rows: Rows, found: NDArray[np.intp], ledger: Ledger) -> str:
+    if not len(found):
         return f"the label {name!r} has no row left"
+    places = ledger.places(rows.places(found), len(found))
     if len(found) == 1:
-        return f"the label {name!r} has one text only ({ledger.places(found)})"
-    return f"the label {name!r} has {len(found)} texts ({ledger.places(found)})"
+        return f"the label {name!r} has one text only ({places})"
+    return f"the label {name!r} has {len(found)} texts ({places})"
 
 
-def _check_given(entries: Sequence[Entry], names: Sequence[str], request: Request, ledger: Ledger) -> None:
+def _check_given(rows: Rows, names: Sequence[str], request: Request, ledger: Ledger) -> None:
     for origin, item in request.given.items():
-        seen = {entry.label for entry in entries if entry.origin == origin}
-        if not seen:
+        counts = np.bincount(rows.classes[rows.kept(origin)], minlength=len(names))
+        if not counts.any():
             raise DataError(
                 f"No row of the {origin} file {source_name(item)} is left.",
                 problems=ledger.summary(),
                 hint=f"Known labels: {', '.join(names)}.",
             )
-        absent = [name for name in names if name not in seen]
+        absent = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
         if absent:
             ledger.note(
                 "absent_label",
@@ -67,47 +72,37 @@ def _check_given(entries: Sequence[Entry], names: Sequence[str], request: Reques
             )
 
 
-def split_rows(entries: Sequence[Entry], names: Sequence[str], request: Request) -> dict[str, Split]:
-    """Divide the main rows by class in the wanted shares; given files are splits already."""
-    index = {name: place for place, name in enumerate(names)}
-    main = [entry for entry in entries if not entry.origin]
-    parts = _assign([index[entry.label] for entry in main], request)
-    groups: dict[str, list[Entry]] = {name: [] for name in SPLIT_NAMES}
-    for entry, part in zip(main, parts, strict=True):
-        groups[part].append(entry)
-    for entry in entries:
-        if entry.origin:
-            groups[entry.origin].append(entry)
-    return {name: _as_split(group, index) for name, group in groups.items()}
+def split_rows(rows: Rows, request: Request) -> NDArray[np.int8]:
+    """Return the split of each row (N,), as a place in ``SPLIT_NAMES`` or ``NOWHERE``.
+
+    The main rows are divided by class in the wanted shares; given files are splits already.
+    """
+    parts = np.full(len(rows), NOWHERE, dtype=np.int8)
+    main = rows.kept(MAIN)
+    parts[main] = _assign(rows.classes[main], request)
+    for origin in request.given:
+        parts[rows.kept(origin)] = SPLIT_NAMES.index(origin)
+    return parts
 
 
-def _as_split(entries: Sequence[Entry], index: Mapping[str, int]) -> Split:
-    return Split(
-        tuple(entry.id for entry in entries),
-        tuple(entry.text for entry in entries),
-        tuple(index[entry.label] for entry in entries),
-    )
-
-
-def _assign(labels: Sequence[int], request: Request) -> list[str]:
+def _assign(labels: NDArray[np.int32], request: Request) -> NDArray[np.int8]:
     """Return the split of each row: shuffled within its class, then cut."""
     settings = request.settings
-    array = np.asarray(labels)
-    classes, counts = np.unique(array, return_counts=True)
+    classes, counts = np.unique(labels, return_counts=True)
     wanted: dict[str, float] = {"test": settings.data.test_share, "validation": settings.data.validation_share}
     made = {name: share for name, share in wanted.items() if name not in request.given}
     sizes = {name: _sizes(counts.tolist(), share) for name, share in made.items()}
-    parts = np.full(len(array), "train", dtype=object)
+    parts = np.full(len(labels), SPLIT_NAMES.index("train"), dtype=np.int8)
     generator = np.random.default_rng(settings.seed)
     for place, label in enumerate(classes):
-        rows = generator.permutation(np.flatnonzero(array == label))
+        rows = generator.permutation(np.flatnonzero(labels == label))
         start = 0
         for position, name in enumerate(made):
             # One row at least stays for each of the splits that come after, train among them.
             size = min(sizes[name][place], len(rows) - start - (len(made) - position))
-            parts[rows[start : start + size]] = name
+            parts[rows[start : start + size]] = SPLIT_NAMES.index(name)
             start += size
-    return [str(part) for part in parts]
+    return parts
 
 
 def _sizes(counts: Sequence[int], share: float) -> list[int]:

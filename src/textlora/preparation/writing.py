@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from textlora import checks, storage
 from textlora.errors import UsageError
 from textlora.preparation.describing import dataset_fingerprint
-from textlora.preparation.ledger import CELL_LIMIT, Ledger, Rejected
+from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger
+from textlora.preparation.request import Origin
+from textlora.preparation.rows import Rows
+from textlora.preparation.spilling import Spill
+from textlora.preparation.splitting import NOWHERE
+from textlora.preparation.stored import open_split
 from textlora.types import SPLIT_NAMES, Dataset, DatasetInfo, Split
 
+GROUP_ROWS = 8_192
+GROUP_BYTES = 1 << 23
+"""A row group of a split ends with the block of rows that fills either."""
 
-def write_dataset(folder: Path, info: DatasetInfo, splits: Mapping[str, Split], ledger: Ledger) -> Dataset:
-    """Write splits, quarantine and description, each file atomically.
+
+def write_dataset(
+    folder: Path, info: DatasetInfo, rows: Rows, parts: NDArray[np.int8], broken: Spill, ledger: Ledger
+) -> Dataset:
+    """Write splits, quarantine and description, each file atomically, none of them ever whole in memory.
 
     Raises:
         ResourceError: a file cannot be written.
     """
-    for done, (name, split) in enumerate(splits.items(), start=1):
-        _write_split(folder / f"{name}.parquet", split)
-        ledger.progress("write", done, len(splits))
-    _write_quarantine(folder / storage.QUARANTINE, ledger.rejected)
+    written, total = 0, int((parts != NOWHERE).sum())
+    for place, name in enumerate(SPLIT_NAMES):
+        for count in _write_split(split_path(folder, name), rows, parts == place):
+            written += count
+            ledger.progress("write", written, total)
+    splits = {name: open_split(split_path(folder, name)) for name in SPLIT_NAMES}
+    _write_quarantine(folder / storage.QUARANTINE, rows, info.label_names, broken)
+    info = replace(info, fingerprint=dataset_fingerprint(info.label_names, splits), split_sha256=_digests(folder))
     # Last, so that its presence says that all the others are whole.
     storage.write_noun(folder / storage.DATASET, info)
     return Dataset(folder, info, splits["train"], splits["validation"], splits["test"])
 
 
 def load_dataset(folder: str | Path) -> Dataset:
-    """Read what ``prepare`` wrote and check that its files belong together.
+    """Open what ``prepare`` wrote and check that its files belong together; rows are read when they are needed.
 
     Raises:
         UsageError: a file is missing, damaged, or from another ``prepare``.
     """
     folder = Path(folder)
     info = storage.read_noun(folder / storage.DATASET, DatasetInfo, made_by="prepare")
-    splits = {name: _read_split(folder / f"{name}.parquet") for name in SPLIT_NAMES}
-    if dataset_fingerprint(info.label_names, splits) != info.fingerprint:
+    splits = {name: open_split(split_path(folder, name)) for name in SPLIT_NAMES}
+    # Other bytes may still be the same rows, written by another program; only then all are read.
+    if _digests(folder) != info.split_sha256 and dataset_fingerprint(info.label_names, splits) != info.fingerprint:
         files = ", ".join(f"{name}.parquet" for name in SPLIT_NAMES)
         raise UsageError(
             f"{folder / storage.DATASET} and the rows beside it ({files}) are not of the same preparation.",
@@ -46,40 +68,88 @@ def load_dataset(folder: str | Path) -> Dataset:
     return Dataset(folder, info, splits["train"], splits["validation"], splits["test"])
 
 
-def _write_split(path: Path, split: Split) -> None:
+def split_path(folder: Path, name: str) -> Path:
+    """Return where the rows of a split are."""
+    return folder / f"{name}.parquet"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: storage.file_fingerprint(split_path(folder, name)) for name in SPLIT_NAMES}
+
+
+def _write_split(path: Path, rows: Rows, chosen: NDArray[np.bool_]) -> Iterator[int]:
+    """Write the chosen rows (N,), and yield the size of each row group when it is written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {
-        "id": pa.array(split.ids, pa.string()),
-        "text": pa.array(split.texts, pa.string()),
-        "label": pa.array(split.labels, pa.int32()),
-    }
+    schema = pa.schema({"id": pa.string(), "text": pa.string(), "label": pa.int32()})
+    storage.remove_leftovers(path)
     with storage.atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
+        with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=["label"]) as file:
+            for group in _groups(rows, chosen, schema):
+                file.write_table(group, row_group_size=len(group))
+                yield len(group)
 
 
-def _read_split(path: Path) -> Split:
+def _groups(rows: Rows, chosen: NDArray[np.bool_], schema: Any) -> Iterator[Any]:
+    """Yield the chosen rows as Arrow tables of about equal size."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    if not path.exists():
-        raise UsageError(f"{path} does not exist.", hint="`textlora prepare` writes it: run that first.")
-    try:
-        table = pq.read_table(path, columns=["id", "text", "label"])
-        return Split(*(tuple(table.column(name).to_pylist()) for name in ("id", "text", "label")))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise UsageError(
-            f"{path} is damaged: {str(error).splitlines()[0]}", hint="Run `textlora prepare` again."
-        ) from error
+    held, count, size = [], 0, 0
+    for places, block in rows.spill.chosen(chosen):
+        columns = [block["row"], block["text"].cast(pa.string()), pa.array(rows.classes[places])]
+        held.append(pa.record_batch(columns, schema=schema))
+        count, size = count + len(block), size + block.nbytes
+        if count >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield pa.Table.from_batches(held)
+            held, count, size = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held)
 
 
-def _write_quarantine(path: Path, rejected: Iterable[Rejected]) -> None:
+# -- what was set aside --------------------------------------------------------------------------
+
+
+def _write_quarantine(path: Path, rows: Rows, names: Sequence[str], broken: Spill) -> None:
+    """Write the rows that were set aside, by source and line."""
     with storage.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("line", "row", "reason", "text", "label", "raw"))
-        for item in sorted(rejected, key=lambda item: (item.origin, item.line)):
-            writer.writerow((item.line, item.row, item.reason, *map(_safe_cell, (item.text, item.label, item.raw))))
+        origins: tuple[Origin, ...] = (MAIN, "test", "validation")
+        for origin in origins:
+            for line in heapq.merge(
+                _broken(broken, origin), _unusable(rows, origin, names), key=lambda cells: cells[0]
+            ):
+                writer.writerow((*line[:3], *map(_safe_cell, line[3:])))
+
+
+Line = tuple[int, str, str, str, str, str]
+
+
+def _broken(broken: Spill, origin: Origin) -> Iterator[Line]:
+    """Yield the broken records of a source in its order."""
+    row = f"{origin}/" if origin else ""
+    for _, block in broken.blocks():
+        for found, line, raw, _, reason in zip(*(column.to_pylist() for column in block.columns), strict=True):
+            if found == row:
+                yield line, row, reason, "", "", _decoded(raw)
+
+
+def _unusable(rows: Rows, origin: Origin, names: Sequence[str]) -> Iterator[Line]:
+    """Yield the whole rows of a source that were set aside, in its order."""
+    bounds = rows.bounds(origin)
+    chosen = np.zeros(len(rows), dtype=np.bool_)
+    chosen[bounds] = rows.reasons[bounds] > 0
+    for places, block in rows.spill.chosen(chosen, bounds.start, bounds.stop):
+        reasons, classes = rows.reasons[places].tolist(), rows.classes[places].tolist()
+        found = (block[name].to_pylist() for name in ("row", "line", "text", "label"))
+        for row, line, text, label, reason, place in zip(*found, reasons, classes, strict=True):
+            shown = label if place < 0 else names[place]
+            yield line, row, rows.reason_texts[reason - 1], _decoded(text), shown, ""
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
 
 
 def _safe_cell(cell: str) -> str:

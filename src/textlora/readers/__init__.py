@@ -27,7 +27,7 @@ from textlora.readers.frames import read_frame
 from textlora.readers.json_lines import is_json, json_table
 from textlora.readers.parquet import parquet_schema, parquet_table
 from textlora.readers.tables import RAW_LIMIT, RECORD_LIMIT, SAMPLE_ROWS, BadRow, Confidence, Format, Row, Table
-from textlora.readers.unpacking import check_file, peek
+from textlora.readers.unpacking import check_file, is_compressed, peek
 
 __all__ = [
     "DELIMITERS",
@@ -45,6 +45,7 @@ __all__ = [
     "Table",
     "find_columns",
     "find_text_column",
+    "is_compressed",
     "open_table",
     "parquet_schema",
     "read_frame",

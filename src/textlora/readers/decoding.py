@@ -5,12 +5,12 @@ from __future__ import annotations
 import codecs
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from textlora.errors import DataError, UsageError, did_you_mean
 from textlora.readers.tables import RECORD_LIMIT
-from textlora.readers.unpacking import EXPECTED, byte_chunks
+from textlora.readers.unpacking import EXPECTED, Meter, byte_chunks
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
@@ -26,6 +26,7 @@ class TextFile:
         skip: bytes of the byte order mark.
         newline: what ends a line.
         start: the decoded beginning, for guessing.
+        meter: told how far an iteration of the lines has come.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class TextFile:
     skip: int
     newline: str
     start: str
+    meter: Meter = field(default_factory=Meter, compare=False, repr=False)
 
     def lines(self) -> Iterator[str]:
         """Yield the lines with their ends."""
@@ -95,7 +97,7 @@ def _decoded(text: TextFile) -> Iterator[str]:
     """Yield the decoded text piece by piece; a wrong byte is reported with its place."""
     decoder = codecs.getincrementaldecoder(text.codec)()
     offset, lines, skip = text.skip, 1, text.skip
-    for chunk in itertools.chain(byte_chunks(text.path), (b"",)):
+    for chunk in itertools.chain(byte_chunks(text.path, text.meter), (b"",)):
         data, skip = chunk[skip:], max(0, skip - len(chunk))
         pending = len(decoder.getstate()[0])
         try:

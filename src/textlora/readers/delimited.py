@@ -46,6 +46,7 @@ def csv_table(source: TextFile, delimiter: str | None) -> Table:
         found,
         confidence,
         source.codec,
+        source.meter,
     )
 
 

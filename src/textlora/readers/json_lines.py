@@ -45,7 +45,12 @@ def json_table(source: TextFile) -> Table:
             hint='Every line must be an object such as {"text": "…", "label": "…"}.',
         )
     return Table(
-        str(source.path), "jsonl", tuple(columns), lambda: _json_rows(source, tuple(columns)), encoding=source.codec
+        str(source.path),
+        "jsonl",
+        tuple(columns),
+        lambda: _json_rows(source, tuple(columns)),
+        encoding=source.codec,
+        meter=source.meter,
     )
 
 

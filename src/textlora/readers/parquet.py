@@ -9,7 +9,9 @@ from typing import Any
 
 from textlora.errors import DataError
 from textlora.readers.tables import BadRow, Row, Table
-from textlora.readers.unpacking import byte_chunks
+from textlora.readers.unpacking import Meter, byte_chunks
+
+_BUFFER = 1 << 20
 
 
 def parquet_table(path: Path) -> Table:
@@ -22,7 +24,8 @@ def parquet_table(path: Path) -> Table:
         columns, rows = tuple(file.schema_arrow.names), file.metadata.num_rows
     if not rows:
         raise DataError(f"{path} has columns but no rows.", hint="At least two rows of each label are needed.")
-    return Table(str(path), "parquet", columns, lambda: _parquet_rows(path))
+    meter = Meter()
+    return Table(str(path), "parquet", columns, lambda: _parquet_rows(path, meter), meter=meter)
 
 
 def _parquet_file(path: Path) -> Any:
@@ -30,7 +33,8 @@ def _parquet_file(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(_seekable(path))
+        # With a buffer, a row group is read page by page: writers make row groups of any size.
+        return pq.ParquetFile(_seekable(path), buffer_size=_BUFFER)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged: {_first_line(error)}.", hint="Write or copy the file again.") from error
 
@@ -57,13 +61,14 @@ def _seekable(path: Path) -> Any:
     return unpacked
 
 
-def _parquet_rows(path: Path) -> Iterator[Row | BadRow]:
+def _parquet_rows(path: Path, meter: Meter) -> Iterator[Row | BadRow]:
     import pyarrow as pa
 
     number = 0
     with _parquet_file(path) as file:
         try:
             for batch in file.iter_batches(batch_size=1024):
+                meter.share = (number + len(batch)) / file.metadata.num_rows
                 for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     yield Row(number, number + 1, values)
                     number += 1

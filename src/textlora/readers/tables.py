@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from textlora.readers.unpacking import Meter
+
 Confidence = Literal["sure", "likely", "guess"]
 Format = Literal["csv", "jsonl", "parquet", "frame"]
 
@@ -54,6 +56,8 @@ class Table:
     delimiter: str | None = None
     delimiter_confidence: Confidence | None = None
     encoding: str | None = None
+    meter: Meter = field(default_factory=Meter, compare=False, repr=False)
+    """Told how far the last iteration has come; stays at 0 where that is not known."""
 
     def __iter__(self) -> Iterator[Row | BadRow]:
         """Yield whole and broken records in the order of the source."""

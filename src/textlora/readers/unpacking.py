@@ -7,6 +7,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from textlora.errors import DataError, did_you_mean
 
@@ -56,12 +57,34 @@ def peek(path: Path) -> bytes:
     return bytes(head)
 
 
-def byte_chunks(path: Path) -> Iterator[bytes]:
+class Meter:
+    """How much of a file an iteration has read.
+
+    Attributes:
+        share: of the file's bytes, or of a Parquet file's rows; 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether a file is compressed, as its first bytes tell."""
+    with path.open("rb") as stream:
+        return _opener(stream.read(6)) is not _plain_chunks
+
+
+def byte_chunks(path: Path, meter: Meter | None = None) -> Iterator[bytes]:
     """Yield the decompressed content; damage becomes a ``DataError``."""
     try:
         with path.open("rb") as stream:
-            magic = stream.read(6)
-        yield from _opener(magic)(path)
+            opener = _opener(stream.read(6))
+            stream.seek(0)
+            size = max(1, path.stat().st_size)
+            for chunk in opener(stream):
+                if meter is not None:
+                    meter.share = stream.tell() / size
+                yield chunk
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise DataError(
             f"{path} is damaged: {error}.",
@@ -73,7 +96,7 @@ def byte_chunks(path: Path) -> Iterator[bytes]:
         ) from error
 
 
-def _opener(magic: bytes) -> Callable[[Path], Iterator[bytes]]:
+def _opener(magic: bytes) -> Callable[[BinaryIO], Iterator[bytes]]:
     if magic.startswith(b"\x1f\x8b"):
         return _gzip_chunks
     if magic.startswith(b"\xfd7zXZ\x00"):
@@ -83,38 +106,34 @@ def _opener(magic: bytes) -> Callable[[Path], Iterator[bytes]]:
     return _plain_chunks
 
 
-def _plain_chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
+def _plain_chunks(stream: BinaryIO) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK):
+        yield chunk
 
 
-def _gzip_chunks(path: Path) -> Iterator[bytes]:
-    with gzip.open(path, "rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
+def _gzip_chunks(stream: BinaryIO) -> Iterator[bytes]:
+    with gzip.open(stream) as content:
+        yield from _plain_chunks(content)
 
 
-def _xz_chunks(path: Path) -> Iterator[bytes]:
-    with lzma.open(path, "rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
+def _xz_chunks(stream: BinaryIO) -> Iterator[bytes]:
+    with lzma.open(stream) as content:
+        yield from _plain_chunks(content)
 
 
-def _zstd_chunks(path: Path) -> Iterator[bytes]:
+def _zstd_chunks(stream: BinaryIO) -> Iterator[bytes]:
     import zstandard
 
     # Not stream_reader: it ends without a word where a frame is cut short.
     decompressor = zstandard.ZstdDecompressor()
     frame = decompressor.decompressobj()
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 16):
-                while block:
-                    if frame.eof:
-                        frame = decompressor.decompressobj()
-                    yield frame.decompress(block)
-                    block = frame.unused_data
+        while block := stream.read(1 << 16):
+            while block:
+                if frame.eof:
+                    frame = decompressor.decompressobj()
+                yield frame.decompress(block)
+                block = frame.unused_data
     except zstandard.ZstdError as error:
         raise EOFError(str(error)) from error
     if not frame.eof:

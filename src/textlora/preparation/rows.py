@@ -1,0 +1,147 @@
+"""What must be known of all rows at once, in some 30 bytes each; their texts wait on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textlora.errors import DataError
+from textlora.preparation.ledger import CELL_LIMIT, MAIN, SHOWN_PLACES, Entry, Ledger, Place
+from textlora.preparation.request import Origin
+from textlora.preparation.spilling import Spill
+
+LABEL_LIMIT = 50_000
+"""Different labels that a source may have; a label's number takes two bytes."""
+_HASH_BYTES = 16
+
+
+class Rows:
+    """All whole rows, sampled ones only, in the order main source, validation file, test file.
+
+    A row has a text and label in ``spill``, and at the same place in these arrays: ``hashes``
+    (N, 2) of the cleaned text, ``labels`` (N,) as numbers into ``label_texts``, ``lines`` (N,),
+    ``classes`` (N,) once the label names are known, and ``reasons`` (N,), which is 0 as long as the
+    row is kept and else one more than the place of the reason in ``reason_texts``.
+
+    Built by ``add`` and ``add_faulty``, then ``seal``.
+
+    Args:
+        spill: takes the texts.
+        label_column: its name, for a message.
+    """
+
+    def __init__(self, spill: Spill, label_column: str) -> None:
+        self.spill = spill
+        self.label_texts: list[str] = []
+        self.reason_texts: list[str] = []
+        self.classes: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._label_column = label_column
+        self._label_numbers: dict[str, int] = {}
+        self._ends: dict[Origin, int] = {}
+        self._hashes = bytearray()
+        self._labels = array("H")
+        self._lines = array("q")
+        self._reasons = array("H")
+
+    def __len__(self) -> int:
+        """Return the number of rows, those set aside included."""
+        return len(self._lines)
+
+    def add(self, entry: Entry, text: str) -> None:
+        """Add a row with its cleaned text.
+
+        Raises:
+            DataError: more different labels than a data set may have.
+        """
+        raw = text.encode()
+        self._hashes += hashlib.blake2b(raw, digest_size=_HASH_BYTES).digest()
+        self._append(entry, raw, entry.label, self._number(entry.label))
+
+    def add_faulty(self, entry: Entry, text: str, fault: str) -> None:
+        """Add a row that cannot be used, cut to what ``quarantine.csv`` shows."""
+        self._hashes += bytes(_HASH_BYTES)
+        self._append(entry, text[:CELL_LIMIT].encode(), entry.label[:CELL_LIMIT], 0)
+        self._reasons[-1] = self._reason(fault)
+
+    def seal(self) -> None:
+        """End the adding: the arrays are there from now on."""
+        self.hashes = np.frombuffer(self._hashes, np.uint64).reshape(-1, 2)
+        self.labels = np.frombuffer(self._labels, np.uint16)
+        self.lines = np.frombuffer(self._lines, np.int64)
+        self.reasons = np.frombuffer(self._reasons, np.uint16).copy()
+
+    def bounds(self, origin: Origin) -> slice:
+        """Return the places of the rows from one source."""
+        names: list[Origin] = [MAIN, "validation", "test"]
+        before = [self._ends.get(name, 0) for name in names[: names.index(origin)]]
+        start = max(before, default=0)
+        return slice(start, max(start, self._ends.get(origin, 0)))
+
+    def kept(self, origin: Origin) -> NDArray[np.intp]:
+        """Return the places of the rows from one source that were not set aside."""
+        bounds = self.bounds(origin)
+        return np.flatnonzero(self.reasons[bounds] == 0) + bounds.start
+
+    def places(self, rows: NDArray[np.intp]) -> list[Place]:
+        """Return where the first few of some rows stand, for a message."""
+        return [(self._origin(row), int(self.lines[row])) for row in rows[:SHOWN_PLACES].tolist()]
+
+    def set_aside(
+        self, marks: NDArray[np.uint16], reasons: Sequence[str], ledger: Ledger, *, for_label: bool = False
+    ) -> None:
+        """Set aside the rows whose mark (N,) is not 0; the mark k stands for ``reasons[k - 1]``.
+
+        With ``for_label`` the ledger is told the labels too, since they are why.
+        """
+        found, first = np.unique(marks, return_index=True)
+        for mark in found[np.argsort(first)].tolist():
+            if mark:
+                rows = np.flatnonzero(marks == mark)
+                self.reasons[rows] = self._reason(reasons[mark - 1])
+                labels = self._label_counts(rows) if for_label else {}
+                ledger.set_aside(reasons[mark - 1], len(rows), self.places(rows), labels)
+
+    def report_faulty(self, ledger: Ledger) -> None:
+        """Enter the rows that were added as faulty into the ledger."""
+        self.set_aside(self.reasons.copy(), list(self.reason_texts), ledger)
+
+    def _append(self, entry: Entry, text: bytes, label: str, number: int) -> None:
+        self.spill.append(entry.id, entry.line, text, label)
+        self._labels.append(number)
+        self._lines.append(entry.line)
+        self._reasons.append(0)
+        self._ends[entry.origin] = len(self._lines)
+
+    def _number(self, label: str) -> int:
+        number = self._label_numbers.setdefault(label, len(self.label_texts))
+        if number == len(self.label_texts):
+            if number == LABEL_LIMIT:
+                raise DataError(
+                    f"The label column {self._label_column!r} has more than {LABEL_LIMIT:,} different labels.",
+                    hint="Name another label column with --label.",
+                )
+            self.label_texts.append(label)
+        return number
+
+    def _reason(self, text: str) -> int:
+        if text not in self.reason_texts:
+            self.reason_texts.append(text)
+        return self.reason_texts.index(text) + 1
+
+    def _origin(self, row: int) -> Origin:
+        return next(origin for origin, end in self._ends.items() if row < end)
+
+    def _label_counts(self, rows: NDArray[np.intp]) -> dict[str, int]:
+        """Return how often the labels of some rows occur, in the order of their first row, cut as the rows are."""
+        return {self.label_texts[number][:CELL_LIMIT]: count for number, count in counts_in_order(self.labels[rows])}
+
+
+def counts_in_order(numbers: NDArray[np.uint16]) -> list[tuple[int, int]]:
+    """Return every number (N,) that occurs and how often, in the order of the first occurrences."""
+    found, first, counts = np.unique(numbers, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return list(zip(found[order].tolist(), counts[order].tolist(), strict=True))

@@ -1,0 +1,176 @@
+"""The columns of a split's Parquet file as sequences that read only what is asked for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from textlora.errors import UsageError
+from textlora.types import Split
+
+Value = TypeVar("Value", str, int)
+_COLUMNS = ("id", "text", "label")
+_KEPT_GROUPS = 2
+"""Row groups of a column that stay in memory after they were read."""
+
+
+def open_split(path: Path) -> Split:
+    """Return the rows of a split without reading them.
+
+    The file stays open, so that the rows stay the same when another preparation replaces it.
+
+    Raises:
+        UsageError: the file is missing or damaged; damage further down raises when it is read.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist.", hint="`textlora prepare` writes it: run that first.")
+    file = SplitFile(path)
+    return Split(StoredTexts(file, "id"), StoredTexts(file, "text"), StoredLabels(file))
+
+
+class SplitFile:
+    """An open Parquet file, read one row group and one column at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Both the training thread and the one that tokenizes ahead may read.
+        self._lock = threading.Lock()
+        self._file = self._opened()
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self.starts: list[int] = [0, *itertools.accumulate(sizes)]
+        """The first row of each row group, and the number of rows."""
+
+    def group(self, number: int, column: str) -> Any:
+        """Return a column of a row group as an Arrow array.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        import pyarrow as pa
+
+        try:
+            with self._lock:
+                return self._file.read_row_group(number, columns=[column]).column(0).combine_chunks()
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _opened(self) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            file = pq.ParquetFile(self.path)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(str(error)) from error
+        missing = [name for name in _COLUMNS if name not in file.schema_arrow.names]
+        if missing:
+            raise self._damaged(f"the column {missing[0]!r} is missing")
+        return file
+
+    def _damaged(self, why: str) -> UsageError:
+        return UsageError(f"{self.path} is damaged: {why.splitlines()[0]}", hint="Run `textlora prepare` again.")
+
+
+class _Stored(Sequence[Value]):
+    """What both kinds of columns share: equal to any sequence of the same values, slices are tuples."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, file: SplitFile, name: str) -> None:
+        self._file = file
+        self._name = name
+
+    def __len__(self) -> int:
+        return self._file.starts[-1]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} {self._name}s in {self._file.path}>"
+
+
+class StoredTexts(_Stored[str]):
+    """A column of strings; going through them holds one row group, indexing two."""
+
+    def __init__(self, file: SplitFile, name: str) -> None:
+        super().__init__(file, name)
+        self._groups: OrderedDict[int, Any] = OrderedDict()
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        """Return a text, or a tuple of them for a slice."""
+        if isinstance(index, slice):
+            rows = range(len(self))[index]
+            return tuple(self._between(rows.start, rows.stop) if rows.step == 1 else map(self._at, rows))
+        return self._at(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[str]:
+        for number in range(len(self._file.starts) - 1):
+            yield from self._file.group(number, self._name).to_pylist()
+
+    def _at(self, row: int) -> str:
+        number = self._group_of(row)
+        return str(self._group(number)[row - self._file.starts[number]].as_py())
+
+    def _between(self, start: int, stop: int) -> Iterable[str]:
+        while start < stop:
+            number = self._group_of(start)
+            first, after = self._file.starts[number], self._file.starts[number + 1]
+            part = self._group(number).slice(start - first, min(stop, after) - start)
+            yield from part.to_pylist()
+            start = after
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._file.starts, row, side="right")) - 1
+
+    def _group(self, number: int) -> Any:
+        if number not in self._groups:
+            self._groups[number] = self._file.group(number, self._name)
+            while len(self._groups) > _KEPT_GROUPS:
+                self._groups.popitem(last=False)
+        return self._groups[number]
+
+
+class StoredLabels(_Stored[int]):
+    """The labels; all of them are read, four bytes each, when the first is asked for."""
+
+    def __init__(self, file: SplitFile) -> None:
+        super().__init__(file, "label")
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        """Return a label, or a tuple of them for a slice."""
+        if isinstance(index, slice):
+            return tuple(self._values[index].tolist())
+        return int(self._values[index])
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(len(self._file.starts) - 1):
+            yield from self._values[self._file.starts[number] : self._file.starts[number + 1]].tolist()
+
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return the labels (N,) as numpy asks for them."""
+        return np.array(self._values, dtype=dtype, copy=copy)
+
+    @cached_property
+    def _values(self) -> NDArray[np.int32]:
+        groups = [self._file.group(number, "label").to_numpy() for number in range(len(self._file.starts) - 1)]
+        return np.concatenate([np.zeros(0, np.int32), *groups])
