@@ -31,7 +31,7 @@ REQUEST = "request.json"
 SUFFIXES = (".gz", ".xz", ".zst", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 DERIVED = (
     storage.DATASET, storage.QUARANTINE, storage.PLAN, storage.ADAPTER, storage.CHECKPOINTS, storage.HISTORY,
-    storage.RUN, storage.EVALUATION, storage.PREDICTIONS, storage.REPORT_HTML, storage.REPORT_MARKDOWN,
+    storage.TOKENS, storage.RUN, storage.EVALUATION, storage.PREDICTIONS, storage.REPORT_HTML, storage.REPORT_MARKDOWN,
     storage.MODEL_CARD, storage.EXPORT, REQUEST, "train.parquet", "validation.parquet", "test.parquet",
 )  # fmt: skip
 

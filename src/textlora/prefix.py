@@ -12,7 +12,7 @@ import hashlib
 import json
 import mmap
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,7 +116,7 @@ def open_or_build(
     Raises:
         ResourceError: the disk has no room for it.
     """
-    distinct = {text_hash(ids): ids for ids in texts}
+    distinct = _Distinct(texts)
     folder = storage.cache_folder() / FOLDER / _name(key, distinct)
     if not (folder / INDEX).exists():
         size = needed_bytes(sum(len(ids) for ids in distinct.values()), _width(model), key.precision)
@@ -127,7 +127,24 @@ def open_or_build(
     return PrefixCache(folder)
 
 
-def _name(key: PrefixKey, distinct: dict[str, TokenIds]) -> str:
+class _Distinct(Mapping[str, TokenIds]):
+    """Every text once, by its hash; the ids stay where they are."""
+
+    def __init__(self, texts: Sequence[TokenIds]) -> None:
+        self._texts = texts
+        self._places = {text_hash(ids): place for place, ids in enumerate(texts)}
+
+    def __getitem__(self, name: str) -> TokenIds:
+        return self._texts[self._places[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _name(key: PrefixKey, distinct: Mapping[str, TokenIds]) -> str:
     parts = [str(VERSION), torch.__version__, repr(key), *sorted(distinct)]
     return storage.fingerprint(parts)[:24]
 
@@ -153,7 +170,7 @@ def _check_disk(folder: Path, size: int) -> None:
 
 def _build(
     model: Any,
-    distinct: dict[str, TokenIds],
+    distinct: Mapping[str, TokenIds],
     key: PrefixKey,
     folder: Path,
     *,
@@ -174,7 +191,7 @@ def _build(
     (folder / INDEX).write_text(json.dumps({**about, **index}), encoding="utf-8")
 
 
-def _passes(distinct: dict[str, TokenIds], device: str) -> Iterator[list[str]]:
+def _passes(distinct: Mapping[str, TokenIds], device: str) -> Iterator[list[str]]:
     """Yield the texts of each forward pass, of like length within blocks."""
     names = list(distinct)
     for start in range(0, len(names), BLOCK):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textlora import storage
 from textlora.errors import UsageError
 
 Policy = Literal["head", "tail", "head+tail"]
@@ -60,16 +62,13 @@ class Tokenized:
 
     Attributes:
         ids: one array (T,) a text, cut by the policy.
+        lengths: tokens after the cut, (N,).
         full_lengths: tokens before the cut, (N,).
     """
 
-    ids: tuple[TokenIds, ...]
+    ids: Sequence[TokenIds]
+    lengths: NDArray[np.int64]
     full_lengths: NDArray[np.int64]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens after the cut, (N,)."""
-        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
     @property
     def truncated(self) -> NDArray[np.bool_]:
@@ -139,6 +138,16 @@ class TextTokenizer:
         """Id that fills short texts up."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a text can have."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=0)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides which ids a text gets."""
+        return storage.fingerprint([version("tokenizers"), self._backend.to_str(), repr(self.policy)])
+
     def encode(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> Tokenized:
         """Turn texts into ids, cut by the policy.
 
@@ -153,7 +162,8 @@ class TextTokenizer:
             full.append(len(ids) + specials)
             cut = self.policy.cut(ids, specials)
             kept.append(np.array([*self._prefix, *cut, *self._suffix], dtype=np.int32))
-        return Tokenized(tuple(kept), np.array(full, dtype=np.int64))
+        lengths = np.array([len(ids) for ids in kept], dtype=np.int64)
+        return Tokenized(tuple(kept), lengths, np.array(full, dtype=np.int64))
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special ones included, before any cut."""

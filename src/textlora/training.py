@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
 import platform
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from textlora import checkpoints, encoder, hardware, metrics, models, planning, prefix, storage
+from textlora import checkpoints, encoder, hardware, metrics, models, planning, prefix, storage, token_store
 from textlora.backup import Backup
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.classifier import (
@@ -99,6 +101,8 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
     bundle, difference = _save(job, trained)
     run = replace(_describe(job, trained, difference, command), bits=bundle.bits, drift=bundle.drift)
     storage.write_noun(job.folder / storage.RUN, run)
+    # Of use to a resume only.
+    shutil.rmtree(job.folder / storage.TOKENS, ignore_errors=True)
     if backup:
         backup.save_files()
     return run
@@ -247,7 +251,11 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     model = encoder.build_model(job.spec(), job.settings.lora, seed=job.settings.seed)
     clock = Clock(start.seal.seconds, start.seal.cpu_seconds) if start else Clock()
     history = _history_until(job.history, start.step) if start else []
-    cache = _prefix_cache(job, model, [*train.ids, *validation.ids]) if job.settings.compute.prefix_cache else None
+    cache = (
+        _prefix_cache(job, model, token_store.Joined(train.ids, validation.ids))
+        if job.settings.compute.prefix_cache
+        else None
+    )
     trainer = _make_trainer(job, model, _Data(tokenizer, train, validation, cache))
     trainer.make_seal = lambda: Seal(job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds)
     trainer.on_sealed = job.backup.save_checkpoints if job.backup else None
@@ -298,8 +306,13 @@ class _Data:
 
 
 def _tokenize(job: _Job, tokenizer: TextTokenizer, name: str) -> Tokenized:
-    split = job.dataset.splits()[name]
-    return tokenizer.encode(split.texts, progress=lambda done, total: job.progress(f"tokenize {name}", done, total, ""))
+    return token_store.open_or_build(
+        job.folder / storage.TOKENS / name,
+        job.dataset.splits()[name].texts,
+        tokenizer,
+        data=f"{job.dataset.fingerprint} {name}",
+        progress=lambda done, total: job.progress(f"tokenize {name}", done, total, ""),
+    )
 
 
 def _make_trainer(job: _Job, model: Any, data: _Data) -> SealedTrainer:
@@ -494,7 +507,7 @@ def _drift(job: _Job, classifier: Classifier) -> Drift:
 
 def _reload_texts(dataset: Dataset) -> list[str]:
     texts = dataset.validation.texts
-    longest = sorted(texts, key=len)[-RELOAD_TEXTS // 2 :]
+    longest = heapq.nlargest(RELOAD_TEXTS // 2, texts, key=len)
     return [*texts[: RELOAD_TEXTS // 2], *longest]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,9 +85,10 @@ def lengths_of(dataset: Dataset, info: BaseInfo) -> tuple[TokenLengths, int | No
     known = dataset.info.token_lengths
     if known is not None and known.base_model == info.name:
         return known, known.quantiles[-1]
-    texts = [text for split in dataset.splits().values() for text in split.texts]
-    stride = -(-len(texts) // MAX_COUNTED_TEXTS) or 1
-    counts = sorted(_count(texts[::stride], info))
+    splits = dataset.splits().values()
+    stride = -(-sum(map(len, splits)) // MAX_COUNTED_TEXTS) or 1
+    texts = itertools.chain.from_iterable(split.texts for split in splits)
+    counts = sorted(_count(list(itertools.islice(texts, 0, None, stride)), info))
     return measure_lengths(counts, info), counts[-1] if stride == 1 else None
 
 

@@ -22,7 +22,7 @@ _DETAILS = {
 }
 
 
-def describe(  # noqa: PLR0913, PLR0917 - all that the stages before found out
+def describe(  # noqa: PLR0917 - all that the stages before found out
     rows: Rows, parts: NDArray[np.int8], names: tuple[str, ...], columns: Columns, request: Request, ledger: Ledger
 ) -> DatasetInfo:
     """Return all that is known before the splits are written; what was set aside becomes findings."""

@@ -75,7 +75,7 @@ def read_all(
         yield from entries if origin else _sample(entries, settings, ledger, broken.folder)
 
 
-def _read(  # noqa: PLR0913, PLR0917 - a table, how to read it, and where rows go
+def _read(  # noqa: PLR0917 - a table, how to read it, and where rows go
     origin: Origin, table: Table, columns: Columns, limits: DataSettings, ledger: Ledger, broken: Spill
 ) -> Iterator[Entry]:
     """Yield the whole rows; too many broken ones stop everything."""

@@ -84,7 +84,7 @@ class Rows:
     def kept(self, origin: Origin) -> NDArray[np.intp]:
         """Return the places of the rows from one source that were not set aside."""
         bounds = self.bounds(origin)
-        return np.flatnonzero(self.reasons[bounds] == 0) + bounds.start
+        return np.asarray(np.flatnonzero(self.reasons[bounds] == 0) + bounds.start)
 
     def places(self, rows: NDArray[np.intp]) -> list[Place]:
         """Return where the first few of some rows stand, for a message."""

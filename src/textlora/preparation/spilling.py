@@ -93,8 +93,10 @@ class Spill:
             if first < end and start < after:
                 yield first, self._block(number)
 
-    def chosen(self, mask: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield place and columns of the rows with a true ``mask`` (N,), block by block; see ``blocks``."""
+    def chosen(
+        self, mask: NDArray[np.bool_], start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[NDArray[np.intp], Any]]:
+        """Yield places (n,) and columns of the rows with a true ``mask`` (N,), block by block; see ``blocks``."""
         import pyarrow as pa
 
         for first, block in self.blocks(start, stop):

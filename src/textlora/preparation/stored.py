@@ -166,7 +166,7 @@ class StoredLabels(_Stored[int]):
         for number in range(len(self._file.starts) - 1):
             yield from self._values[self._file.starts[number] : self._file.starts[number + 1]].tolist()
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the labels (N,) as numpy asks for them."""
         return np.array(self._values, dtype=dtype, copy=copy)
 

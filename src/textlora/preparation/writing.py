@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from textlora.preparation.rows import Rows
 from textlora.preparation.spilling import Spill
 from textlora.preparation.splitting import NOWHERE
 from textlora.preparation.stored import open_split
-from textlora.types import SPLIT_NAMES, Dataset, DatasetInfo, Split
+from textlora.types import SPLIT_NAMES, Dataset, DatasetInfo
 
 GROUP_ROWS = 8_192
 GROUP_BYTES = 1 << 23
 """A row group of a split ends with the block of rows that fills either."""
 
 
-def write_dataset(
+def write_dataset(  # noqa: PLR0917 - what the stages before made
     folder: Path, info: DatasetInfo, rows: Rows, parts: NDArray[np.int8], broken: Spill, ledger: Ledger
 ) -> Dataset:
     """Write splits, quarantine and description, each file atomically, none of them ever whole in memory.
@@ -84,11 +84,11 @@ def _write_split(path: Path, rows: Rows, chosen: NDArray[np.bool_]) -> Iterator[
 
     schema = pa.schema({"id": pa.string(), "text": pa.string(), "label": pa.int32()})
     storage.remove_leftovers(path)
-    with storage.atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=["label"]) as file:
-            for group in _groups(rows, chosen, schema):
-                file.write_table(group, row_group_size=len(group))
-                yield len(group)
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label"]}
+    with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as file:
+        for group in _groups(rows, chosen, schema):
+            file.write_table(group, row_group_size=len(group))
+            yield len(group)
 
 
 def _groups(rows: Rows, chosen: NDArray[np.bool_], schema: Any) -> Iterator[Any]:

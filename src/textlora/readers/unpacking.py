@@ -7,7 +7,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from textlora.errors import DataError, did_you_mean
 
@@ -23,6 +23,10 @@ _FOREIGN = {
     b"ARROW1": "an Arrow file",
     b"7z\xbc\xaf": "a 7-Zip archive",
 }
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 def check_file(path: Path) -> None:
@@ -106,7 +110,7 @@ def _opener(magic: bytes) -> Callable[[BinaryIO], Iterator[bytes]]:
     return _plain_chunks
 
 
-def _plain_chunks(stream: BinaryIO) -> Iterator[bytes]:
+def _plain_chunks(stream: _Readable) -> Iterator[bytes]:
     while chunk := stream.read(_CHUNK):
         yield chunk
 

@@ -1,0 +1,178 @@
+"""Token ids of a split on disk: two bytes each, or four for a large vocabulary, read text by text.
+
+A training goes through its texts several times and may be stopped and resumed. They are tokenized
+once, block by block, into the run folder, and only the text in hand is in memory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textlora import storage
+from textlora.tokenization import BLOCK, TextTokenizer, TokenIds, Tokenized
+
+IDS = "ids.bin"
+LENGTHS = "lengths.npy"
+INDEX = "index.json"
+# Raise it when the same texts would be written in another way.
+VERSION = 1
+# Blocks under way: one is tokenized while the one before is turned into arrays.
+_AHEAD = 2
+
+
+def open_or_build(
+    folder: Path,
+    texts: Sequence[str],
+    tokenizer: TextTokenizer,
+    *,
+    data: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tokenized:
+    """Return the ids of ``texts`` from ``folder``; tokenize them if they are not there yet.
+
+    Args:
+        folder: written whole or not at all; replaced when it holds other ids.
+        texts: read once, in order.
+        tokenizer: with its length policy.
+        data: fingerprint of the texts.
+        progress: called with the texts done and the number of texts, when there is something to do.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    key = storage.fingerprint([str(VERSION), data, tokenizer.fingerprint])
+    # The processes of one training share the folder: the first one tokenizes.
+    with _alone(storage.make_folder(folder.parent)):
+        if _key_of(folder) != key:
+            _build(folder, texts, tokenizer, key, progress)
+    return _open(folder)
+
+
+class StoredIds(Sequence[TokenIds]):
+    """The ids (T,) of each text, read from the file when they are asked for.
+
+    Reading rather than mapping: pages of a mapped file count as memory of the process.
+
+    Args:
+        path: the ids of all texts, end to end.
+        lengths: tokens of each text (N,).
+        dtype: how an id is written.
+    """
+
+    def __init__(self, path: Path, lengths: NDArray[np.int64], dtype: str) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._dtype = np.dtype(dtype)
+        self._ends = np.cumsum(lengths)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenIds: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TokenIds, ...]: ...
+    def __getitem__(self, index: int | slice) -> TokenIds | tuple[TokenIds, ...]:
+        """Return the ids (T,) of a text, or a tuple of them for a slice."""
+        rows = range(len(self))[index]
+        return tuple(map(self._ids, rows)) if isinstance(rows, range) else self._ids(rows)
+
+    def _ids(self, row: int) -> TokenIds:
+        start = int(self._ends[row - 1]) if row else 0
+        size = self._dtype.itemsize
+        raw = os.pread(self._file.fileno(), (int(self._ends[row]) - start) * size, start * size)
+        return np.frombuffer(raw, self._dtype).astype(np.int32)
+
+
+class Joined(Sequence[TokenIds]):
+    """The ids of one split after those of another."""
+
+    def __init__(self, first: Sequence[TokenIds], second: Sequence[TokenIds]) -> None:
+        self._first = first
+        self._second = second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenIds: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TokenIds, ...]: ...
+    def __getitem__(self, index: int | slice) -> TokenIds | tuple[TokenIds, ...]:
+        """Return the ids (T,) of a text, or a tuple of them for a slice."""
+        rows = range(len(self))[index]
+        if isinstance(rows, range):
+            return tuple(self[row] for row in rows)
+        return self._first[rows] if rows < len(self._first) else self._second[rows - len(self._first)]
+
+
+def _build(
+    folder: Path,
+    texts: Sequence[str],
+    tokenizer: TextTokenizer,
+    key: str,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    dtype = "<u2" if tokenizer.largest_id < 1 << 16 else "<u4"
+    lengths: list[NDArray[np.int64]] = [np.zeros((2, 0), np.int64)]
+    done = 0
+    with storage.atomic_folder(folder) as temporary:
+        with (temporary / IDS).open("wb") as stream:
+            for block in _tokenized(texts, tokenizer):
+                stream.write(np.concatenate(block.ids).astype(dtype).tobytes())
+                lengths.append(np.stack([block.lengths, block.full_lengths]))
+                done += len(block.ids)
+                if progress:
+                    progress(done, len(texts))
+        np.save(temporary / LENGTHS, np.concatenate(lengths, axis=1))
+        (temporary / INDEX).write_text(json.dumps({"key": key, "dtype": dtype}), encoding="utf-8")
+
+
+def _tokenized(texts: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Tokenized]:
+    """Yield the texts' ids in blocks, in order."""
+    rest = iter(texts)
+    under_way: deque[Future[Tokenized]] = deque()
+    with ThreadPoolExecutor(_AHEAD) as workers:
+        while block := list(itertools.islice(rest, BLOCK)):
+            under_way.append(workers.submit(tokenizer.encode, block))
+            if len(under_way) > _AHEAD:
+                yield under_way.popleft().result()
+        for coming in under_way:
+            yield coming.result()
+
+
+def _key_of(folder: Path) -> str | None:
+    """Return what the ids in a folder were made from, or None without whole ones."""
+    try:
+        return str(json.loads((folder / INDEX).read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _open(folder: Path) -> Tokenized:
+    lengths, full = np.load(folder / LENGTHS)
+    dtype = json.loads((folder / INDEX).read_text(encoding="utf-8"))["dtype"]
+    return Tokenized(StoredIds(folder / IDS, lengths, dtype), lengths, full)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same folder waiting, where its file system can do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
