@@ -6,6 +6,8 @@ rows ──▶ classifier ──▶ probabilities ──▶ scores, curves, slic
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,10 @@ MISTAKES = 20
 MISTAKE_CHARACTERS = 2_000
 STRENGTHS = (1.0, 4.0, 16.0)
 """Inverse regularisation strengths that the TF-IDF baseline may choose from."""
+BLOCK = 8_192
+"""Rows that are scored and written at once; a multiple of the classifier's own blocks."""
+BASELINE_CHARACTERS = 64_000_000
+"""Characters that TF-IDF is trained on, some 50,000 reviews: it takes about 14 bytes of memory for each."""
 
 
 class Scorer(Protocol):
@@ -93,7 +99,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         classifier: an already loaded one; otherwise it is loaded from ``run_folder``.
         baseline: also train and score the majority class and TF-IDF + logistic regression.
         resamples: bootstrap resamples behind each interval.
-        progress: handed to ``Classifier.predict_proba``.
+        progress: called with the rows scored and the number of rows.
 
     Raises:
         UsageError: no such split, a split without rows, a classifier with other labels, a run
@@ -105,9 +111,8 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
     _check_data(run_folder, dataset)
     scorer = classifier or _load(run_folder)
     _check_labels(scorer, run_folder, dataset)
-    started = time.perf_counter()
-    judged = _Judged(rows, dataset.label_names, _probabilities(scorer, rows, progress))
-    seconds = time.perf_counter() - started
+    probabilities, tokens, seconds = _scored(scorer, rows, progress)
+    judged = _Judged(rows, dataset.label_names, probabilities)
     roc, precision_recall = metrics.curves(judged.labels, judged.probabilities, label_names=judged.label_names)
     scores = _scores(judged, resamples, dataset)
     counts = metrics.confusion_matrix(judged.labels, judged.predicted, classes=len(judged.label_names))
@@ -120,7 +125,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         confusion=tuple(tuple(row) for row in counts.tolist()),
         roc=roc,
         precision_recall=precision_recall,
-        by_length=_by_length(judged, scorer.count_tokens(rows.texts)),
+        by_length=_by_length(judged, tokens),
         mistakes=_mistakes(judged),
         baselines=_baselines(dataset, judged, resamples) if baseline else (),
         seconds=seconds,
@@ -191,15 +196,32 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _probabilities(scorer: Scorer, rows: Split, progress: Callable[..., None] | None) -> NDArray[np.float64]:
-    probabilities = np.asarray(scorer.predict_proba(rows.texts, progress=progress), np.float64)
+def _scored(
+    scorer: Scorer, rows: Split, progress: Callable[..., None] | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
+    """Return probabilities (N, C) and tokens (N,) of all rows, and the seconds that the classifier took."""
+    probabilities = np.zeros((len(rows), len(scorer.label_names)))
+    tokens = np.zeros(len(rows), np.int64)
+    seconds = 0.0
+    for start in range(0, len(rows), BLOCK):
+        texts = rows.texts[start : start + BLOCK]
+        tell = _ahead_of(start, len(rows), progress) if progress else None
+        begun = time.perf_counter()
+        probabilities[start : start + BLOCK] = scorer.predict_proba(texts, progress=tell)
+        seconds += time.perf_counter() - begun
+        tokens[start : start + BLOCK] = scorer.count_tokens(texts)
     broken = int((~np.isfinite(probabilities).all(1)).sum())
     if broken:
         raise TrainingError(
             f"The classifier gives no numbers for {broken} of {len(rows)} rows.",
             hint="Its weights hold NaN or infinite values: train again, with a smaller training.learning_rate or compute.precision=fp32.",
         )
-    return probabilities
+    return probabilities, tokens, seconds
+
+
+def _ahead_of(start: int, total: int, progress: Callable[..., None]) -> Callable[[int, int], None]:
+    """Return a progress call for a block that begins at ``start``."""
+    return lambda done, _: progress(start + done, total)
 
 
 # --- what comes out -----------------------------------------------------------------------
@@ -211,10 +233,10 @@ def _scores(judged: _Judged, resamples: int, dataset: Dataset) -> metrics.Scores
     )
 
 
-def _by_length(judged: _Judged, tokens: Sequence[int]) -> tuple[Slice, ...]:
+def _by_length(judged: _Judged, tokens: NDArray[np.int64]) -> tuple[Slice, ...]:
     """Return the accuracy of the rows in each range of lengths that has rows."""
     # side="left": a text of exactly 64 tokens belongs to 0-64.
-    places = np.searchsorted(LENGTH_EDGES, np.asarray(tokens), side="left")
+    places = np.searchsorted(LENGTH_EDGES, tokens, side="left")
     slices = []
     for place, name in enumerate(_length_names()):
         chosen = judged.right[places == place]
@@ -249,23 +271,32 @@ def _mistake(judged: _Judged, row: int) -> Mistake:
 
 
 def _write_predictions(path: Path, judged: _Judged) -> None:
-    """Write one row per scored text, in the order of the split."""
+    """Write one row per scored text, in the order of the split, block by block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    texts = ("id", "text", "label", "prediction")
+    numbers = ("probability", *(f"probability_{name}" for name in judged.label_names))
+    schema = pa.schema([*((name, pa.string()) for name in texts), *((name, pa.float64()) for name in numbers)])
+    with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as file:
+        for start in range(0, len(judged.rows), BLOCK):
+            columns = _prediction_columns(judged, slice(start, start + BLOCK))
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            file.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _prediction_columns(judged: _Judged, block: slice) -> list[Any]:
     names = np.asarray(judged.label_names, dtype=object)
-    columns: dict[str, Any] = {
-        "id": pa.array(judged.rows.ids, pa.string()),
-        "text": pa.array(judged.rows.texts, pa.string()),
-        "label": pa.array(names[judged.labels], pa.string()),
-        "prediction": pa.array(names[judged.predicted], pa.string()),
-        "probability": pa.array(judged.confidence),
-    }
-    columns |= {
-        f"probability_{name}": pa.array(judged.probabilities[:, index]) for index, name in enumerate(judged.label_names)
-    }
-    with storage.atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    probabilities = judged.probabilities[block]
+    labels = np.asarray(judged.rows.labels[block], np.int64)
+    return [
+        judged.rows.ids[block],
+        judged.rows.texts[block],
+        names[labels],
+        names[probabilities.argmax(1)],
+        probabilities.max(1),
+        *probabilities.T,
+    ]
 
 
 # --- baselines ----------------------------------------------------------------------------
@@ -298,24 +329,45 @@ def _majority(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] 
 
 def _tfidf(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] | None:
     """Fit a linear model on word and word-pair counts; ``None`` where the texts hold no words."""
-    vectorizer, matrix = _vectorized(dataset.train.texts)
+    train = _bounded(dataset.train, dataset.info.seed)
+    vectorizer, matrix = _vectorized(train.texts)
     if matrix is None:
         return None
-    model, choice = _chosen(matrix, vectorizer, dataset)
+    model, choice = _chosen(matrix, train.labels, vectorizer, _bounded(dataset.validation, dataset.info.seed))
     probabilities = np.zeros((len(rows), len(dataset.label_names)))
-    probabilities[:, model.classes_] = model.predict_proba(vectorizer.transform(rows.texts))
-    return f"words and word pairs, {choice}", probabilities
+    for start in range(0, len(rows), BLOCK):
+        block = vectorizer.transform(rows.texts[start : start + BLOCK])
+        probabilities[start : start + BLOCK, model.classes_] = model.predict_proba(block)
+    part = "" if len(train) == len(dataset.train) else f" of {len(train):,} of {len(dataset.train):,} training texts"
+    return f"words and word pairs{part}, {choice}", probabilities
 
 
-def _chosen(matrix: Any, vectorizer: Any, dataset: Dataset) -> tuple[Any, str]:
-    """Return the model whose strength does best on the validation split, and that choice in words."""
-    fits = [(strength, _logistic(matrix, dataset.train.labels, strength)) for strength in STRENGTHS]
-    if not len(dataset.validation):
+def _bounded(split: Split, seed: int) -> Split:
+    """Return the split, or as many rows of each class, drawn at random, as stay within ``BASELINE_CHARACTERS``."""
+    characters = sum(map(len, split.texts))
+    if characters <= BASELINE_CHARACTERS:
+        return split
+    labels = np.asarray(split.labels)
+    generator = np.random.default_rng(seed)
+    drawn = np.zeros(len(split), np.bool_)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        # One row at least of every class.
+        size = math.ceil(len(rows) * BASELINE_CHARACTERS / characters)
+        drawn[generator.choice(rows, size, replace=False)] = True
+    ids, texts = (tuple(itertools.compress(column, drawn)) for column in (split.ids, split.texts))
+    return Split(ids, texts, tuple(labels[drawn].tolist()))
+
+
+def _chosen(matrix: Any, labels: Sequence[int], vectorizer: Any, validation: Split) -> tuple[Any, str]:
+    """Return the model whose strength does best on the validation rows, and that choice in words."""
+    fits = [(strength, _logistic(matrix, labels, strength)) for strength in STRENGTHS]
+    if not len(validation):
         strength, model = fits[0]
         return model, f"C = {strength:g}, no validation rows to choose it by"
-    validation = vectorizer.transform(dataset.validation.texts)
+    held_out = vectorizer.transform(validation.texts)
     # On ties the stronger regularisation wins: it comes first.
-    strength, model = max(fits, key=lambda fit: fit[1].score(validation, dataset.validation.labels))
+    strength, model = max(fits, key=lambda fit: fit[1].score(held_out, validation.labels))
     return model, f"C = {strength:g} chosen on the validation split"
 
 
