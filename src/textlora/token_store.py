@@ -155,15 +155,21 @@ def _tokenized(texts: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Token
 def _key_of(folder: Path) -> str | None:
     """Return what the ids in a folder were made from, or None without whole ones."""
     try:
-        return str(json.loads((folder / INDEX).read_text(encoding="utf-8"))["key"])
-    except (OSError, ValueError, KeyError):
+        index, lengths = _read_index(folder)
+        whole = (folder / IDS).stat().st_size == lengths[0].sum() * np.dtype(index["dtype"]).itemsize
+        return index["key"] if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def _read_index(folder: Path) -> tuple[dict[str, str], NDArray[np.int64]]:
+    index: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return index, np.load(folder / LENGTHS)
+
+
 def _open(folder: Path) -> Tokenized:
-    lengths, full = np.load(folder / LENGTHS)
-    dtype = json.loads((folder / INDEX).read_text(encoding="utf-8"))["dtype"]
-    return Tokenized(StoredIds(folder / IDS, lengths, dtype), lengths, full)
+    index, (lengths, full) = _read_index(folder)
+    return Tokenized(StoredIds(folder / IDS, lengths, index["dtype"]), lengths, full)
 
 
 @contextmanager

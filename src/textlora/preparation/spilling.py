@@ -16,7 +16,7 @@ from textlora.preparation.ledger import Entry
 from textlora.preparation.request import Request, is_frame
 
 BLOCK_ROWS = 8_192
-BLOCK_BYTES = 1 << 23
+BLOCK_BYTES = 1 << 22
 """A block ends with the row that fills either."""
 
 DISK_SHARE = 1.5

@@ -24,7 +24,7 @@ from textlora.preparation.stored import open_split
 from textlora.types import SPLIT_NAMES, Dataset, DatasetInfo
 
 GROUP_ROWS = 8_192
-GROUP_BYTES = 1 << 23
+GROUP_BYTES = 1 << 22
 """A row group of a split ends with the block of rows that fills either."""
 
 
