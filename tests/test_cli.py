@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.conftest import EXAMPLE
-from textlora import cli
+from textlora import cli, terminal
 
 TINY = (
     "--set",
@@ -247,3 +249,32 @@ class TestThreads:
             [sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == expected
+
+
+class TestBars:
+    def bars(self, width=120):
+        """What a terminal would be sent, and the reporter that sends it."""
+
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        stream = Terminal()
+        return stream, terminal.Reporter(Console(file=stream, force_terminal=True, width=width, markup=False))
+
+    def test_with_and_without_a_known_total(self):
+        stream, reporter = self.bars()
+        with reporter.live():
+            reporter("read", 1200, 0)
+            reporter("train", 30, 1500, "loss 0.5")
+            reporter("train", 31, 1500, "[bold]")
+            time.sleep(0.15)  # two refreshes
+        for shown in ("1,200", "/1,500", "[bold]"):
+            assert shown in stream.getvalue()
+
+    def test_forced_colours_make_no_terminal(self):
+        stream = io.StringIO()
+        reporter = terminal.Reporter(Console(file=stream, force_terminal=True, markup=False, highlight=False))
+        with reporter.live():
+            reporter("train", 2, 2)
+        assert stream.getvalue() == "train: 2/2 after 0 s\n"

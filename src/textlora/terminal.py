@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -57,6 +66,14 @@ def percent(interval: Interval) -> str:
     return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
+class _Amount(ProgressColumn):
+    """Units done, and units in all where these are known."""
+
+    def render(self, task: Task) -> Text:
+        """Return ``1,200/40,000`` or ``1,200``."""
+        return Text(f"{task.completed:,.0f}" + (f"/{task.total:,.0f}" if task.total else ""))
+
+
 class Reporter:
     """Shows progress of any stage: bars with ETA on a terminal, plain lines elsewhere."""
 
@@ -70,11 +87,12 @@ class Reporter:
     @contextmanager
     def live(self) -> Iterator[Reporter]:
         """Show bars while the context is open, if standard error is a terminal."""
-        if not self._console.is_terminal:
+        # A notebook forces colours and is no terminal all the same.
+        if not (self._console.is_terminal and self._console.file.isatty()):
             yield self
             return
         columns = (
-            SpinnerColumn(), TextColumn("{task.description:<20}", markup=False), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}", markup=False),
+            SpinnerColumn(), TextColumn("{task.description:<20}", markup=False), BarColumn(), _Amount(),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=self._console, transient=True) as self._bars:
