@@ -464,7 +464,7 @@ def _bug(error: Exception) -> int:
     _fail(
         TextloraError(
             f"This is a bug of textlora: {type(error).__name__}: {first}",
-            hint=f"The details are in {log.name}; please report them.",
+            hint=f"The details are in {log.name}; please report them, with what `textlora doctor` says.",
         )
     )
     return 1
