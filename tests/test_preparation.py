@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
+import json
 import lzma
 import random
 from collections import Counter
@@ -13,9 +15,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from textlora import storage
+from tests.test_trainer import small_files
+from textlora import hardware, storage
 from textlora.errors import DataError, ResourceError, UsageError
-from textlora.preparation import CELL_LIMIT, is_current, load_dataset, prepare
+from textlora.preparation import CELL_LIMIT, is_current, load_dataset, prepare, repeats, spilling, writing
+from textlora.preparation import rows as rows_module
+from textlora.preparation.request import make_request
 from textlora.settings import build
 from textlora.types import SPLIT_NAMES, Finding
 
@@ -239,6 +244,31 @@ def test_every_row_of_random_dirty_files_is_accounted_for(tmp_path, out, seed):
     assert all(min(counts) >= 1 for name, counts in dataset.info.split_counts.items() if name not in given)
     assert all(text == " ".join(text.split()) and 0 < len(text) <= 200 for kept in texts.values() for text in kept)
     assert load_dataset(out) == dataset
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_that_go_through_the_disk_come_out_the_same(tmp_path, out, monkeypatch, seed):
+    """Blocks, row groups and sorted parts of a few rows each, instead of one of each."""
+    chooser = random.Random(1_000 + seed)
+    path = tmp_path / "dirty.csv"
+    path.write_bytes(dirty_bytes(chooser, 300))
+    given = {}
+    for name in ("test", "validation")[: seed % 3]:
+        given[name] = tmp_path / f"{name}.csv"
+        given[name].write_bytes(dirty_bytes(chooser, 40, name))
+    sample = None if seed % 2 else 0.8
+    settings = build({"data.sample": sample, "data.max_characters": 200, "data.max_quarantined_share": 1.0})
+    whole = prepare(path, out=tmp_path / "whole", settings=settings, **given)
+    monkeypatch.setattr(spilling, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(repeats, "_SORTED_ROWS", 16)
+    monkeypatch.setattr(writing, "GROUP_ROWS", 5)
+    pieces = prepare(path, out=out, settings=settings, **given)
+    assert pq.ParquetFile(out / "train.parquet").metadata.num_row_groups > 1
+    assert pieces.splits() == whole.splits()
+    assert (out / "quarantine.csv").read_bytes() == (tmp_path / "whole" / "quarantine.csv").read_bytes()
+    assert dataclasses.replace(pieces.info, split_sha256={}) == dataclasses.replace(whole.info, split_sha256={})
+    assert balanced(pieces)
+    assert load_dataset(out) == pieces
 
 
 def test_counts_are_what_pandas_would_give(tmp_path, out):
@@ -708,6 +738,55 @@ def test_many_short_labels_are_cut(tmp_path, out):
     assert caught.value.problems[-1] == "20 more labels"
 
 
+def test_too_many_labels(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(rows_module, "LABEL_LIMIT", 50)
+    path = write(tmp_path, [(f"text {n}", f"label {n}") for n in range(51)])
+    with pytest.raises(DataError) as caught:
+        prepare(path, out=out)
+    assert str(caught.value) == (
+        "The label column 'sentiment' has more than 50 different labels.\nName another label column with --label."
+    )
+    assert list(out.iterdir()) == []
+
+
+def test_only_broken_rows(tmp_path, out):
+    path = append(write(tmp_path, []), "one cell\n" * 20)
+    with pytest.raises(DataError) as caught:
+        prepare(path, out=out, text="review", label="sentiment", settings=build({"data.max_quarantined_share": 1.0}))
+    assert str(caught.value) == (
+        f"No row of {path} is left.\n"
+        "  - 20 of 20 rows set aside: too few cells (lines 2, 3, 4, 5, 6 and 15 more)\n"
+        "Look at the reasons above."
+    )
+
+
+@pytest.mark.parametrize(
+    ("sample", "packed", "needed"), [(None, False, "1.5"), (0.5, False, "2.2"), (None, True, "6.0")]
+)
+def test_a_disk_that_is_too_small(tmp_path, out, monkeypatch, sample, packed, needed):
+    path = write(tmp_path, rows_of(40))
+    if packed:
+        path = tmp_path / "reviews.csv.gz"
+        path.write_bytes(gzip.compress((tmp_path / "reviews.csv").read_bytes()))
+    with path.open("ab") as stream:
+        stream.truncate(10**9)  # a hole: no disk is used
+    monkeypatch.setattr(hardware, "free_disk_gb", lambda _: 1.25)
+    with pytest.raises(ResourceError) as caught:
+        spilling.check_disk(out, make_request(path, None, None, None, {}, None, build({"data.sample": sample})))
+    assert str(caught.value) == (
+        f"Preparing {path} may take {needed} GB of disk, and {out} has 1.2 GB free.\n"
+        "Free some space, or choose a folder on another disk with --out."
+    )
+
+
+def test_a_disk_that_fills_up(tmp_path, out):
+    path = write(tmp_path, [(f"{n} {random.Random(n).randbytes(200).hex()}", LABELS[n % 2]) for n in range(20_000)])
+    with small_files(2_000_000), pytest.raises(ResourceError) as caught:
+        prepare(path, out=out)
+    assert caught.value.message == f"Cannot write {out}: File too large."
+    assert list(out.iterdir()) == []
+
+
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResourceError) as caught:
@@ -782,6 +861,16 @@ def test_progress(tmp_path, out):
     ]
 
 
+def test_progress_foretells_the_rows(tmp_path, out):
+    """From the share of the file that is read, once that says something."""
+    seen = []
+    rows = [(f"{n} {'word ' * 60}", LABELS[n % 2]) for n in range(12_000)]
+    prepare(write(tmp_path, rows), out=out, progress=lambda *step: seen.append(step))
+    foretold = [total for stage, _, total in seen if stage == "read" and total]
+    assert 0.7 * 12_000 < foretold[-1] < 1.3 * 12_000
+    assert seen[11:13] == [("read", 12_000, None), ("read", 12_000, None)]
+
+
 def test_guesses_are_warned_of(tmp_path, out):
     path = tmp_path / "rows.csv"
     path.write_text("text,label;more\n" + "".join(f"text number {n} here,{'ab'[n % 2]};z\n" for n in range(30)))
@@ -845,6 +934,100 @@ def test_load_mixed_files(tmp_path, out):
         f"{out / 'dataset.json'} and the rows beside it (train.parquet, validation.parquet, test.parquet) "
         "are not of the same preparation.\nRun `textlora prepare` again."
     )
+
+
+def test_rows_are_read_when_they_are_needed(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(writing, "GROUP_ROWS", 10)
+    monkeypatch.setattr(spilling, "BLOCK_ROWS", 10)
+    prepare(write(tmp_path, rows_of(200)), out=out)
+    texts = load_dataset(out).train.texts
+    expected = pq.read_table(out / "train.parquet")["text"].to_pylist()
+    assert list(texts) == expected
+    assert [texts[n] for n in (0, 15, 159, -1, -160)] == [expected[n] for n in (0, 15, 159, -1, -160)]
+    for part in (
+        slice(None),
+        slice(3, 47),
+        slice(-5, None),
+        slice(150, 900),
+        slice(0, 0),
+        slice(9, 2),
+        slice(None, None, 7),
+    ):
+        assert texts[part] == tuple(expected[part])
+    assert texts[::-1] == tuple(expected[::-1])
+    assert expected[77] in texts
+    assert texts.index(expected[77]) == 77
+    assert texts == expected
+    assert texts != expected[:-1]
+    assert texts != [*expected[:-1], "other"]
+    assert repr(texts) == f"<160 texts in {out / 'train.parquet'}>"
+    with pytest.raises(IndexError):
+        texts[160]
+
+
+def test_labels_as_numbers(tmp_path, out):
+    labels = prepare(write(tmp_path, rows_of(100)), out=out).train.labels
+    expected = [n % 2 for n in map(int, load_dataset(out).train.ids)]
+    assert labels == tuple(expected)
+    assert (labels[0], labels[-1], labels[2:6]) == (expected[0], expected[-1], tuple(expected[2:6]))
+    assert all(type(label) is int for label in (*labels, labels[3], *labels[:2]))
+    assert np.asarray(labels, np.int64).tolist() == expected
+    assert np.array(labels).dtype == np.int32
+    with pytest.raises(IndexError):
+        labels[80]
+
+
+def test_rows_stay_the_same_when_others_take_their_place(tmp_path, out):
+    first = prepare(write(tmp_path, rows_of(100)), out=out)
+    second = prepare(write(tmp_path, rows_of(60, prefix="other")), out=out)
+    assert all(text.startswith("review") for text in first.train.texts)
+    assert all(text.startswith("other") for text in second.train.texts)
+
+
+def test_same_rows_written_by_another_program(tmp_path, out):
+    info = prepare(write(tmp_path, rows_of(100)), out=out).info
+    frame = pd.read_parquet(out / "train.parquet")
+    frame.to_parquet(out / "train.parquet", compression="gzip")
+    assert load_dataset(out).info == info
+    assert load_dataset(out).train.texts == frame["text"].tolist()
+    frame.loc[3, "label"] = 1 - frame.loc[3, "label"]
+    frame.to_parquet(out / "train.parquet")
+    with pytest.raises(UsageError, match="are not of the same preparation"):
+        load_dataset(out)
+
+
+def test_a_split_without_its_columns(tmp_path, out):
+    prepare(write(tmp_path, rows_of(100)), out=out)
+    pd.read_parquet(out / "test.parquet").drop(columns="text").to_parquet(out / "test.parquet")
+    with pytest.raises(UsageError) as caught:
+        load_dataset(out)
+    assert str(caught.value) == (
+        f"{out / 'test.parquet'} is damaged: the column 'text' is missing\nRun `textlora prepare` again."
+    )
+
+
+def test_damage_further_down_in_a_split(tmp_path, out):
+    dataset = prepare(write(tmp_path, rows_of(1_000)), out=out)
+    path = out / "train.parquet"
+    raw = bytearray(path.read_bytes())
+    raw[1_000:3_000] = bytes(2_000)
+    path.write_bytes(raw)
+    with pytest.raises(UsageError) as caught:
+        load_dataset(out)
+    assert caught.value.message.startswith(f"{path} is damaged: ")
+    assert dataset.info.counts.kept == 1_000
+
+
+def test_a_run_folder_without_digests_is_read(tmp_path, out):
+    """As earlier versions wrote it."""
+    dataset = prepare(write(tmp_path, rows_of(60)), out=out)
+    document = json.loads((out / "dataset.json").read_text())
+    del document["split_sha256"]
+    (out / "dataset.json").write_text(json.dumps(document))
+    assert load_dataset(out).splits() == dataset.splits()
+    (out / "test.parquet").write_bytes((out / "validation.parquet").read_bytes())
+    with pytest.raises(UsageError, match="are not of the same preparation"):
+        load_dataset(out)
 
 
 def test_is_current(tmp_path, out):

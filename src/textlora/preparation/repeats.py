@@ -45,12 +45,11 @@ def without_repeats(rows: Rows, ledger: Ledger) -> None:
 
 def _parts(rows: Rows) -> Iterator[NDArray[np.intp]]:
     """Yield the rows that are left in parts, so that equal texts are in the same part."""
-    bits = max(0, (len(rows) // _SORTED_ROWS).bit_length())
-    for number in range(1 << bits):
-        left = rows.reasons == 0
-        if bits:
-            left &= rows.hashes[:, 0] >> np.uint64(64 - bits) == number
-        yield np.flatnonzero(left)
+    count = len(rows) // _SORTED_ROWS + 1
+    # One byte of the hash tells the parts apart, so that no copy of all hashes is made.
+    parts = rows.hashes.view(np.uint8)[:, 0] % min(count, 256)
+    for number in range(min(count, 256)):
+        yield np.flatnonzero((rows.reasons == 0) & (parts == number))
 
 
 def _mark(rows: Rows, part: NDArray[np.intp], origins: NDArray[np.int8], marks: NDArray[np.uint16]) -> Counter[int]:

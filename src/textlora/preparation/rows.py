@@ -97,13 +97,12 @@ class Rows:
 
         With ``for_label`` the ledger is told the labels too, since they are why.
         """
-        found, first = np.unique(marks, return_index=True)
-        for mark in found[np.argsort(first)].tolist():
-            if mark:
-                rows = np.flatnonzero(marks == mark)
-                self.reasons[rows] = self._reason(reasons[mark - 1])
-                labels = self._label_counts(rows) if for_label else {}
-                ledger.set_aside(reasons[mark - 1], len(rows), self.places(rows), labels)
+        marked = np.flatnonzero(marks)
+        for mark, _ in counts_in_order(marks[marked]):
+            rows = marked[marks[marked] == mark]
+            self.reasons[rows] = self._reason(reasons[mark - 1])
+            labels = self._label_counts(rows) if for_label else {}
+            ledger.set_aside(reasons[mark - 1], len(rows), self.places(rows), labels)
 
     def report_faulty(self, ledger: Ledger) -> None:
         """Enter the rows that were added as faulty into the ledger."""
