@@ -11,6 +11,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
+from textlora import evaluation as evaluation_module
 from textlora import storage
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.evaluation import MISTAKE_CHARACTERS, evaluate, load_evaluation
@@ -204,6 +205,37 @@ def test_the_baseline_takes_the_strength_that_does_best_on_the_validation_split(
     tfidf = evaluated[1].baselines[1]
     assert tfidf.description == f"words and word pairs, C = {best} chosen on the validation split"
     assert tfidf.metrics["accuracy"].value == models[best].score(test, dataset.test.labels)
+
+
+def test_blocks_of_rows_give_the_same(dataset, evaluated, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_module, "BLOCK", 50)
+    calls = []
+    found = evaluate(
+        tmp_path, dataset, classifier=Bayes(dataset), resamples=200, progress=lambda *step: calls.append(step)
+    )
+    assert calls == [(50, 120), (100, 120), (120, 120)]
+    timeless = [
+        dataclasses.replace(
+            one, seconds=0, baselines=tuple(dataclasses.replace(base, seconds=0) for base in one.baselines)
+        )
+        for one in (found, evaluated[1])
+    ]
+    assert timeless[0] == timeless[1]
+    written, whole = (pq.read_table(folder / storage.PREDICTIONS) for folder in (tmp_path, evaluated[0]))
+    assert written.equals(whole)
+    assert pq.ParquetFile(tmp_path / storage.PREDICTIONS).metadata.num_row_groups == 3
+
+
+def test_the_baseline_is_trained_on_a_bounded_part_and_says_so(dataset, tmp_path, monkeypatch):
+    characters = sum(map(len, dataset.train.texts))
+    monkeypatch.setattr(evaluation_module, "BASELINE_CHARACTERS", characters // 4)
+    part = evaluation_module._bounded(dataset.train, 42)
+    assert part == evaluation_module._bounded(dataset.train, 42)
+    assert part.class_counts(2) == tuple(-(-count // 4) for count in dataset.train.class_counts(2))
+    rows = {row.id: row for row in dataset.train}
+    assert all(rows[row.id] == row for row in part)
+    tfidf = evaluate(tmp_path, dataset, classifier=Bayes(dataset), resamples=20).baselines[1]
+    assert tfidf.description.startswith(f"words and word pairs of {len(part)} of 200 training texts, C = ")
 
 
 def test_three_classes_of_which_the_training_split_lacks_one(tmp_path):
