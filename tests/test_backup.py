@@ -50,6 +50,11 @@ def stop(folder, backup, step, **options):
 
 
 class TestTraining:
+    def test_token_ids_are_left_out(self, run, tmp_path):
+        stop(run, tmp_path / "backup", 6)
+        assert (run / "tokens").exists()
+        assert not (tmp_path / "backup" / "tokens").exists()
+
     def test_the_copy_is_a_run_folder_like_the_first(self, run, tmp_path, toy_run):
         backup = tmp_path / "backup"
         with warnings.catch_warnings():

@@ -20,8 +20,8 @@ from textlora import checkpoints, storage
 from textlora.checkpoints import Checkpoint
 from textlora.errors import ResourceError, TextloraWarning, UsageError
 
-# Large, and made again by a command.
-LEFT_OUT = (storage.CHECKPOINTS, storage.EXPORT)
+# Large; checkpoints are copied one by one, the others made again when they are needed.
+LEFT_OUT = (storage.CHECKPOINTS, storage.EXPORT, storage.TOKENS)
 # What an atomic write leaves behind when it is killed.
 TEMPORARY = re.compile(r"\.(?P<stem>.+?)(-old)?-[0-9a-f]{8}(\.\w+)?")
 

@@ -11,7 +11,7 @@ from textlora import checks
 from textlora.errors import DataError
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Entry, Ledger
 from textlora.preparation.request import Request, source_name
-from textlora.preparation.rows import Rows
+from textlora.preparation.rows import Rows, occurrences
 
 
 def collect(entries: Iterable[Entry], rows: Rows, ledger: Ledger, *, markup: bool) -> None:
@@ -33,9 +33,9 @@ def collect(entries: Iterable[Entry], rows: Rows, ledger: Ledger, *, markup: boo
 
 def name_labels(rows: Rows, request: Request, ledger: Ledger) -> tuple[str, ...]:
     """Return the label names and set ``rows.classes``; rows with another label are set aside."""
-    found = np.bincount(rows.labels[rows.kept(MAIN)]).tolist()
+    found = occurrences(rows.labels[rows.kept(MAIN)], len(rows.label_texts)).tolist()
     # Labels are numbered in the order of their first rows, and so they are counted.
-    counts = {label: count for label, count in zip(rows.label_texts, found, strict=False) if count}
+    counts = {label: times for label, times in zip(rows.label_texts, found, strict=True) if times}
     if not counts:
         raise DataError(
             f"No row of {source_name(request.source)} is left.",

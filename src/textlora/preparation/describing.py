@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from textlora import checks, storage
 from textlora.preparation.ledger import SHOWN_PLACES, Group, Ledger
 from textlora.preparation.request import Request, is_frame, options_of
-from textlora.preparation.rows import Rows
+from textlora.preparation.rows import Rows, occurrences
 from textlora.readers import Columns
 from textlora.types import SPLIT_NAMES, DatasetInfo, RowCounts, Split
 
@@ -47,7 +47,7 @@ def describe(  # noqa: PLR0917 - all that the stages before found out
 
 
 def _class_counts(classes: NDArray[np.int32], names: Sequence[str]) -> tuple[int, ...]:
-    return tuple(np.bincount(classes, minlength=len(names)).tolist())
+    return tuple(occurrences(classes, len(names)).tolist())
 
 
 def _note_rejected(ledger: Ledger) -> None:

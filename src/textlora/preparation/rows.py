@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from textlora.preparation.spilling import Spill
 LABEL_LIMIT = 50_000
 """Different labels that a source may have; a label's number takes two bytes."""
 _HASH_BYTES = 16
+_COUNTED_ROWS = 1 << 20
 
 
 class Rows:
@@ -81,10 +83,12 @@ class Rows:
         start = max(before, default=0)
         return slice(start, max(start, self._ends.get(origin, 0)))
 
-    def kept(self, origin: Origin) -> NDArray[np.intp]:
-        """Return the places of the rows from one source that were not set aside."""
-        bounds = self.bounds(origin)
-        return np.asarray(np.flatnonzero(self.reasons[bounds] == 0) + bounds.start)
+    def kept(self, origin: Origin) -> NDArray[np.bool_]:
+        """Return which rows (N,) are from one source and were not set aside."""
+        # A mask and not places: one byte a row instead of eight.
+        mask = np.zeros(len(self), np.bool_)
+        mask[self.bounds(origin)] = self.reasons[self.bounds(origin)] == 0
+        return mask
 
     def places(self, rows: NDArray[np.intp]) -> list[Place]:
         """Return where the first few of some rows stand, for a message."""
@@ -144,3 +148,12 @@ def counts_in_order(numbers: NDArray[np.uint16]) -> list[tuple[int, int]]:
     found, first, counts = np.unique(numbers, return_index=True, return_counts=True)
     order = np.argsort(first)
     return list(zip(found[order].tolist(), counts[order].tolist(), strict=True))
+
+
+def occurrences(numbers: NDArray[Any], size: int) -> NDArray[np.int64]:
+    """Return how often each of ``range(size)`` occurs in ``numbers`` (N,)."""
+    found = np.zeros(size, np.int64)
+    # In parts, since numpy makes eight bytes of each number first.
+    for start in range(0, len(numbers), _COUNTED_ROWS):
+        found += np.bincount(numbers[start : start + _COUNTED_ROWS], minlength=size)
+    return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from textlora.errors import DataError
 from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.request import Request, source_name
-from textlora.preparation.rows import Rows
+from textlora.preparation.rows import Rows, occurrences
 from textlora.types import SPLIT_NAMES
 
 NOWHERE = -1
@@ -23,18 +23,19 @@ def check_classes(rows: Rows, names: Sequence[str], request: Request, ledger: Le
     _check_given(rows, names, request, ledger)
     needed = 3 - len(request.given)
     main = rows.kept(MAIN)
-    counts = np.bincount(rows.classes[main], minlength=len(names))
+    counts = occurrences(rows.classes[main], len(names))
     short = np.flatnonzero(counts < needed).tolist()
     if not short:
         return
-    if not len(main):
+    if not main.any():
         raise DataError(
             f"No row of {source_name(request.source)} is left.",
             problems=ledger.summary(),
             hint="Look at the reasons above.",
         )
     problems = [
-        _short_label(names[place], rows, main[rows.classes[main] == place], ledger) for place in short[:_SHOWN_PROBLEMS]
+        _short_label(names[place], rows, np.flatnonzero(main & (rows.classes == place)), ledger)
+        for place in short[:_SHOWN_PROBLEMS]
     ]
     more = [f"{len(short) - _SHOWN_PROBLEMS:,} more labels"] if len(short) > _SHOWN_PROBLEMS else []
     raise DataError(
@@ -55,14 +56,14 @@ def _short_label(name: str, rows: Rows, found: NDArray[np.intp], ledger: Ledger)
 
 def _check_given(rows: Rows, names: Sequence[str], request: Request, ledger: Ledger) -> None:
     for origin, item in request.given.items():
-        counts = np.bincount(rows.classes[rows.kept(origin)], minlength=len(names))
+        counts = occurrences(rows.classes[rows.kept(origin)], len(names))
         if not counts.any():
             raise DataError(
                 f"No row of the {origin} file {source_name(item)} is left.",
                 problems=ledger.summary(),
                 hint=f"Known labels: {', '.join(names)}.",
             )
-        absent = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
+        absent = [name for name, times in zip(names, counts.tolist(), strict=True) if not times]
         if absent:
             ledger.note(
                 "absent_label",
@@ -88,10 +89,11 @@ def split_rows(rows: Rows, request: Request) -> NDArray[np.int8]:
 def _assign(labels: NDArray[np.int32], request: Request) -> NDArray[np.int8]:
     """Return the split of each row: shuffled within its class, then cut."""
     settings = request.settings
-    classes, counts = np.unique(labels, return_counts=True)
+    counts = occurrences(labels, int(labels.max()) + 1)
+    classes = np.flatnonzero(counts)
     wanted: dict[str, float] = {"test": settings.data.test_share, "validation": settings.data.validation_share}
     made = {name: share for name, share in wanted.items() if name not in request.given}
-    sizes = {name: _sizes(counts.tolist(), share) for name, share in made.items()}
+    sizes = {name: _sizes(counts[classes].tolist(), share) for name, share in made.items()}
     parts = np.full(len(labels), SPLIT_NAMES.index("train"), dtype=np.int8)
     generator = np.random.default_rng(settings.seed)
     for place, label in enumerate(classes):
