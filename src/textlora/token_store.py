@@ -10,9 +10,7 @@ import fcntl
 import itertools
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import overload
@@ -28,8 +26,6 @@ LENGTHS = "lengths.npy"
 INDEX = "index.json"
 # Raise it when the same texts would be written in another way.
 VERSION = 1
-# Blocks under way: one is tokenized while the one before is turned into arrays.
-_AHEAD = 2
 
 
 def open_or_build(
@@ -129,27 +125,16 @@ def _build(
     done = 0
     with storage.atomic_folder(folder) as temporary:
         with (temporary / IDS).open("wb") as stream:
-            for block in _tokenized(texts, tokenizer):
+            rest = iter(texts)
+            while given := list(itertools.islice(rest, BLOCK)):
+                block = tokenizer.encode(given)
                 stream.write(np.concatenate(block.ids).astype(dtype).tobytes())
                 lengths.append(np.stack([block.lengths, block.full_lengths]))
-                done += len(block.ids)
+                done += len(given)
                 if progress:
                     progress(done, len(texts))
         np.save(temporary / LENGTHS, np.concatenate(lengths, axis=1))
         (temporary / INDEX).write_text(json.dumps({"key": key, "dtype": dtype}), encoding="utf-8")
-
-
-def _tokenized(texts: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Tokenized]:
-    """Yield the texts' ids in blocks, in order."""
-    rest = iter(texts)
-    under_way: deque[Future[Tokenized]] = deque()
-    with ThreadPoolExecutor(_AHEAD) as workers:
-        while block := list(itertools.islice(rest, BLOCK)):
-            under_way.append(workers.submit(tokenizer.encode, block))
-            if len(under_way) > _AHEAD:
-                yield under_way.popleft().result()
-        for coming in under_way:
-            yield coming.result()
 
 
 def _key_of(folder: Path) -> str | None:
