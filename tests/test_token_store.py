@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tests.conftest import WORDS
 from textlora import token_store, training
 from textlora.errors import ResourceError
-from textlora.token_store import IDS, INDEX, Joined, open_or_build
+from textlora.token_store import IDS, INDEX, LOCK, Joined, open_or_build
 from textlora.tokenization import LengthPolicy, TextTokenizer
 
 pytestmark = pytest.mark.usefixtures("fast_reload")
@@ -148,7 +148,7 @@ class TestReuse:
         with pytest.raises(KeyboardInterrupt):
             open_or_build(built, texts * 100, load(tiny_model), data="b", progress=stop)
         assert (built / IDS).read_bytes() == before
-        assert [item.name for item in built.parent.iterdir()] == [built.name]
+        assert {item.name for item in built.parent.iterdir()} == {built.name, LOCK}
 
     def test_a_folder_that_cannot_be_written(self, tmp_path, tiny_model, texts):
         (tmp_path / "run").write_text("in the way")
@@ -170,7 +170,7 @@ class TestTraining:
 
         with pytest.raises(Stopped):
             training.train(toy_plan, toy_dataset, folder=tmp_path, progress=stop)
-        assert {item.name for item in (tmp_path / "tokens").iterdir()} == {"train", "validation"}
+        assert {item.name for item in (tmp_path / "tokens").iterdir()} == {"train", "validation", LOCK}
         monkeypatch.setattr(token_store, "_build", None)  # tokenizing again would fail
         run = training.train(toy_plan, toy_dataset, folder=tmp_path, resume=True)
         assert run.steps > 0

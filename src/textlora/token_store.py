@@ -6,16 +6,14 @@ once, block by block, into the run folder, and only the text in hand is in memor
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from textlora import storage
@@ -24,6 +22,7 @@ from textlora.tokenization import BLOCK, TextTokenizer, TokenIds, Tokenized
 IDS = "ids.bin"
 LENGTHS = "lengths.npy"
 INDEX = "index.json"
+LOCK = ".lock"
 # Raise it when the same texts would be written in another way.
 VERSION = 1
 
@@ -50,7 +49,7 @@ def open_or_build(
     """
     key = storage.fingerprint([str(VERSION), data, tokenizer.fingerprint])
     # The processes of one training share the folder: the first one tokenizes.
-    with _alone(storage.make_folder(folder.parent)):
+    with FileLock(storage.make_folder(folder.parent) / LOCK):
         if _key_of(folder) != key:
             _build(folder, texts, tokenizer, key, progress)
     return _open(folder)
@@ -68,7 +67,7 @@ class StoredIds(Sequence[TokenIds]):
     """
 
     def __init__(self, path: Path, lengths: NDArray[np.int64], dtype: str) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._path = path
         self._dtype = np.dtype(dtype)
         self._ends = np.cumsum(lengths)
 
@@ -86,9 +85,9 @@ class StoredIds(Sequence[TokenIds]):
 
     def _ids(self, row: int) -> TokenIds:
         start = int(self._ends[row - 1]) if row else 0
-        size = self._dtype.itemsize
-        raw = os.pread(self._file.fileno(), (int(self._ends[row]) - start) * size, start * size)
-        return np.frombuffer(raw, self._dtype).astype(np.int32)
+        # Opened anew for each text: nothing is left open, and processes do not share a place in the file.
+        count, offset = int(self._ends[row]) - start, start * self._dtype.itemsize
+        return np.fromfile(self._path, self._dtype, count=count, offset=offset).astype(np.int32)
 
 
 class Joined(Sequence[TokenIds]):
@@ -155,15 +154,3 @@ def _read_index(folder: Path) -> tuple[dict[str, str], NDArray[np.int64]]:
 def _open(folder: Path) -> Tokenized:
     index, (lengths, full) = _read_index(folder)
     return Tokenized(StoredIds(folder / IDS, lengths, index["dtype"]), lengths, full)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same folder waiting, where its file system can do that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
