@@ -29,6 +29,7 @@ from benchmarks.measuring import Cost, Watch
 from benchmarks.reviews import MAX_LENGTH, Reviews, data_set
 from textlora import encoder, planning, training
 from textlora.encoder import EncoderSpec
+from textlora.memory import Budget
 from textlora.settings import Settings
 from textlora.tokenization import TokenIds
 from textlora.trainer import Collator, MicroBatchTrainer, Samples
@@ -227,7 +228,7 @@ class OurLeg:
         self.collator = Collator(
             pad_id=0,
             limit=MAX_LENGTH,
-            budget=int(compute.tokens_per_micro_batch or 0),
+            budget=Budget(int(compute.tokens_per_micro_batch or 0)),
             packed=compute.engine == "packed",
         )
 

@@ -140,6 +140,17 @@ def test_memory_follows_the_address_space_limit():
     assert done.stdout == "2000000000.0 True\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_DATA")
+def test_memory_follows_the_data_limit():
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9));"
+        "from textlora.hardware import _memory; before = _memory(); held = bytearray(10**8); after = _memory();"
+        "print(before[0], 0 < before[1] < 1e9, 0.9e8 < before[1] - after[1] < 1.2e8)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1000000000.0 True True\n"
+
+
 def test_peak_memory_counts_what_was_held_and_freed():
     before = hardware.peak_memory_gb()
     held = bytearray(b"x") * (300 * 10**6)

@@ -16,7 +16,17 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import QUICK, write_model
 from textlora import batching, encoder, metrics, planning, trainer, training
 from textlora.errors import ResourceError, TrainingError
-from textlora.trainer import Clock, Collator, MicroBatchTrainer, MovementCheck, Recorder, Samples, scores_from
+from textlora.memory import Budget
+from textlora.trainer import (
+    Clock,
+    Collator,
+    HeadDropout,
+    MicroBatchTrainer,
+    MovementCheck,
+    Recorder,
+    Samples,
+    scores_from,
+)
 
 pytestmark = pytest.mark.usefixtures("fast_reload")
 
@@ -53,32 +63,43 @@ def samples(*lengths):
 
 class TestCollator:
     def test_without_a_budget_one_plain_batch(self):
-        batch = Collator(pad_id=9, limit=64, budget=0, fixed=False)(samples(3, 40))
+        batch = Collator(pad_id=9, limit=64, budget=Budget(0))(given := samples(3, 40))
         assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 64)
         assert batch["labels"].tolist() == [0, 1]
-        assert set(batch) == {"labels", "input_ids", "attention_mask"}
+        assert set(batch) == {"labels", "input_ids", "attention_mask", "samples"}
+        assert batch["samples"].samples == given
 
     def test_rows_say_whose_texts_are_in_a_micro_batch(self):
         lengths = (3, 40, 64, 5, 33, 1)
-        batch = Collator(pad_id=9, limit=64, budget=128, fixed=False)(samples(*lengths))
+        collator = Collator(pad_id=9, limit=64, budget=Budget(128))
+        batch = collator(samples(*lengths))
+        assert set(batch) == {"labels", "samples"}
         assert batch["labels"].tolist() == [0, 1, 0, 1, 0, 1]
-        rows = [part["rows"].tolist() for part in batch["micro_batches"]]
-        assert rows == [[2, 1], [4, 3], [0, 5]]
-        for part in batch["micro_batches"]:
+        parts = list(collator.micro_batches(batch["samples"].samples))
+        assert [part["rows"].tolist() for part in parts] == [[2, 1], [4, 3], [0, 5]]
+        for part in parts:
             assert part["attention_mask"].sum(1).tolist() == [lengths[row] for row in part["rows"]]
             assert part["labels"].tolist() == [row % 2 for row in part["rows"]]
             assert part["input_ids"].numel() <= 128
 
     def test_the_budget_counts_fixed_padding_too(self):
-        batch = Collator(pad_id=9, limit=64, budget=128, fixed=True)(samples(3, 40, 64, 5, 33, 1))
-        assert [tuple(part["input_ids"].shape) for part in batch["micro_batches"]] == [(2, 64)] * 3
+        parts = Collator(pad_id=9, limit=64, budget=Budget(128), fixed=True).micro_batches(samples(3, 40, 64, 5, 33, 1))
+        assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 64)] * 3
+
+    def test_a_smaller_budget_cuts_what_was_collated_before(self):
+        budget = Budget(128)
+        collator = Collator(pad_id=9, limit=64, budget=budget, packed=True)
+        batch = collator(samples(60, 60, 60, 60))
+        budget.tokens = 64
+        parts = list(collator.micro_batches(batch["samples"].samples))
+        assert [part["lengths"] for part in parts] == [(60,)] * 4
 
 
 class TestTrajectory:
     @pytest.fixture(scope="class")
     def model(self, tmp_path_factory):
-        """Without dropout in the head, whose random numbers fall to the samples in order."""
-        return write_model(tmp_path_factory.mktemp("models") / "still", "distilbert", seq_classif_dropout=0.0)
+        """With much dropout in the head."""
+        return write_model(tmp_path_factory.mktemp("models") / "dropping", "distilbert", seq_classif_dropout=0.4)
 
     def test_the_budget_does_not_change_the_weights(self, model, planned, toy_dataset, tmp_path, monkeypatch):
         monkeypatch.setattr(batching, "LENGTH_STEP", 8)  # many different widths
@@ -116,7 +137,7 @@ class TestTrajectory:
         made = MicroBatchTrainer(
             model=classifier.model,
             args=arguments,
-            data_collator=Collator(pad_id=classifier.tokenizer.pad_id, limit=64, budget=100, packed=True),
+            data_collator=Collator(pad_id=classifier.tokenizer.pad_id, limit=64, budget=Budget(100), packed=True),
         )
         found = made.predict(Samples(ids, split.labels))
         assert found.label_ids.tolist() == list(split.labels)
@@ -144,6 +165,64 @@ class TestTrajectory:
         else:
             assert all(rows * width <= 128 for rows, width in sizes)
             assert {width for _, width in sizes} == {16, 24, 32, 40}
+
+
+class TestHeadDropout:
+    @pytest.fixture
+    def head(self):
+        """A model with a trunk and a head, and its dropout as ``MicroBatchTrainer`` sets it up."""
+        model = torch.nn.Module()
+        model.base_model_prefix = "trunk"
+        model.trunk, model.dropout = torch.nn.Sequential(torch.nn.Dropout(0.5)), torch.nn.Dropout(0.3)
+        return model.train(), HeadDropout(model)
+
+    def drawn(self, head, *cuts, name="42 1 0"):
+        """The masks of ten samples, computed in parts."""
+        model, dropout = head
+        dropout.begin(name, 10)
+        masks = torch.zeros(10, 200)
+        for rows in cuts:
+            with dropout.rows(torch.tensor(rows)):
+                masks[rows] = model.dropout(torch.ones(len(rows), 200))
+        return masks
+
+    def test_a_sample_meets_the_same_mask_in_every_cut(self, head):
+        whole = self.drawn(head, list(range(10)))
+        assert torch.equal(self.drawn(head, [9, 3], [1, 0, 2, 4], [8, 7, 6, 5]), whole)
+        assert len({tuple(row.tolist()) for row in whole}) == 10
+
+    def test_each_step_and_process_has_its_own(self, head):
+        masks = [self.drawn(head, list(range(10)), name=name) for name in ("42 1 0", "42 2 0", "42 1 1", "7 1 0")]
+        assert not any(torch.equal(masks[0], other) for other in masks[1:])
+
+    def test_values_are_dropped_with_the_modules_probability_and_the_rest_scaled(self, head):
+        masks = self.drawn(head, list(range(10)))
+        assert masks.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+        assert (masks == 0).float().mean() == pytest.approx(0.3, abs=0.03)
+
+    def test_calls_after_one_another_draw_others(self, head):
+        model, dropout = head
+        dropout.begin("42 1 0", 2)
+        with dropout.rows(torch.arange(2)):
+            first, second = model.dropout(torch.ones(2, 50)), model.dropout(torch.ones(2, 50))
+        assert not torch.equal(first, second)
+
+    def test_outside_of_a_step_in_the_trunk_and_in_evaluation_it_is_torchs(self, head):
+        model, dropout = head
+        dropout.begin("42 1 0", 3)
+        for module in (model.dropout, model.trunk[0]):
+            torch.manual_seed(0)
+            found = module(torch.ones(3, 4))
+            torch.manual_seed(0)
+            assert torch.equal(found, torch.nn.functional.dropout(torch.ones(3, 4), module.p))
+        with dropout.rows(torch.arange(3)):
+            assert torch.equal(model.eval().dropout(torch.ones(3, 4)), torch.ones(3, 4))
+
+    @pytest.mark.parametrize("architecture", ["distilbert", "bert", "roberta", "electra", "deberta-v2", "modernbert"])
+    def test_heads_of_these_encoders_are_found(self, tmp_path, architecture):
+        spec = encoder.EncoderSpec(write_model(tmp_path, architecture), ("no", "yes"))
+        model, _ = encoder.load_classifier(spec)
+        assert encoder.head_dropouts(model)
 
 
 class TestNotANumber:

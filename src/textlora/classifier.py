@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from textlora import __version__, encoder, models, storage
-from textlora.batching import micro_batches, packed_batches
+from textlora.batching import micro_batches, packed_batches, padded_length
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
 from textlora.extras import QLORA
+from textlora.memory import Budget, Pass
 from textlora.threads import side_by_side
 from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
 from textlora.types import Bundle, Dataset, Drift, Plan, Prediction, Split
@@ -51,6 +52,7 @@ class Classifier:
         self.tokenizer = tokenizer
         self.bundle = bundle
         encoder.use_kernel(model, bundle.attention)
+        self._budget: Budget | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
@@ -102,6 +104,9 @@ class Classifier:
         Args:
             texts: any strings; long ones are cut by the bundle's policy and marked ``truncated``.
             progress: called with the texts done and the number of texts.
+
+        Raises:
+            ResourceError: memory ran out, and smaller micro-batches did not help.
         """
         logits, truncated = self._forward(_as_list(texts), progress)
         probabilities = softmax(logits)
@@ -127,22 +132,49 @@ class Classifier:
     def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
         logits = np.zeros((len(texts), len(self.label_names)))
         truncated = np.zeros(len(texts), dtype=bool)
-        done = 0
         with encoder.arithmetic(self.bundle.precision):
             for start, block in self._tokenized(texts):
-                truncated[start : start + BLOCK] = block.truncated
-                for batch, rows in self._block_logits(block):
-                    logits[[start + index for index in batch]] = rows
-                    done += len(batch)
-                    if progress:
-                        progress(done, len(texts))
+                rows = slice(start, start + len(block.ids))
+                truncated[rows] = block.truncated
+                self._work_off(block, logits[rows], partial(_tell_from, progress, start, len(texts)))
         return logits, truncated
 
-    def _block_logits(self, block: Tokenized) -> Iterator[tuple[list[int], Probabilities]]:
-        """Yield indices and logits of each micro-batch; on a CPU they are computed side by side."""
-        batches = self._cut(block.lengths)
-        work = [partial(self._batch_logits, [block.ids[index] for index in batch]) for batch in batches]
-        yield from zip(batches, side_by_side(work, on=self.model.device.type), strict=True)
+    def _work_off(self, block: Tokenized, logits: Probabilities, tell: Callable[[int], None]) -> None:
+        """Fill in the logits (N, C) of a block; what is done stays done when memory runs out."""
+        lengths = block.lengths
+        waiting = np.ones(len(lengths), dtype=bool)
+
+        def work(under_way: Pass) -> None:
+            rows = np.flatnonzero(waiting)
+            batches = [rows[batch] for batch in self._cut(lengths[rows])]
+            # Several at once need the memory of several.
+            together = len(batches) > 1 and not self.budget.events
+            results = self._results([[block.ids[row] for row in batch] for batch in batches], together=together)
+            for batch in batches:
+                under_way.holds(len(batch), self._tokens(lengths[batch]), alone=not together)
+                logits[batch] = next(results)
+                waiting[batch] = False
+                tell(len(waiting) - int(waiting.sum()))
+
+        self.budget.run(work, stage="prediction")
+
+    def _results(self, batches: Sequence[Sequence[Any]], *, together: bool) -> Iterator[Probabilities]:
+        """Yield the logits of each micro-batch; ``together`` computes them side by side on a CPU."""
+        pieces = [partial(self._batch_logits, batch) for batch in batches]
+        return side_by_side(pieces, on=self.model.device.type) if together else (piece() for piece in pieces)
+
+    @property
+    def budget(self) -> Budget:
+        """Tokens per micro-batch: what suits the device, less where memory has run out."""
+        if self._budget is None:
+            usual = TOKENS_PER_MICRO_BATCH[self.model.device.type]
+            self._budget = Budget(min(usual, self.bundle.tokens_per_micro_batch or usual))
+        return self._budget
+
+    def _tokens(self, lengths: NDArray[np.int64]) -> int:
+        if encoder.runs_packed(self.model):
+            return int(lengths.sum())
+        return len(lengths) * padded_length(int(lengths.max()), self.max_length)
 
     def _tokenized(self, texts: list[str]) -> Iterator[tuple[int, Tokenized]]:
         """Yield the first index and the ids of each block; the next is tokenized while one is computed."""
@@ -161,10 +193,9 @@ class Classifier:
                 yield start, block
 
     def _cut(self, lengths: NDArray[np.int64]) -> list[list[int]]:
-        budget = TOKENS_PER_MICRO_BATCH[self.model.device.type]
         if encoder.runs_packed(self.model):
-            return packed_batches(lengths, budget)
-        return micro_batches(lengths, budget, limit=self.max_length)
+            return packed_batches(lengths, self.budget.tokens)
+        return micro_batches(lengths, self.budget.tokens, limit=self.max_length)
 
     def _batch_logits(self, ids: Sequence[Any]) -> Probabilities:
         inputs = encoder.collate(
@@ -192,6 +223,11 @@ class Classifier:
             self.tokenizer.save(temporary)
             storage.write_noun(temporary / BUNDLE, self.bundle)
         return target
+
+
+def _tell_from(progress: Progress | None, start: int, total: int, done: int) -> None:
+    if progress:
+        progress(start + done, total)
 
 
 def _as_list(texts: Sequence[str]) -> list[str]:
@@ -318,8 +354,18 @@ def over_full_precision(classifier: Classifier, base: Path) -> Classifier:
     return Classifier(model.to(classifier.model.device).eval(), classifier.tokenizer, bundle)
 
 
-def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset, *, attention: str) -> Bundle:
-    """Collect what must travel with the weights; ``attention`` is the kernel to predict with."""
+def make_bundle(
+    plan: Plan, base: models.BaseInfo, dataset: Dataset, *, attention: str, budget: int | None = None
+) -> Bundle:
+    """Collect what must travel with the weights.
+
+    Args:
+        plan: what was trained.
+        base: the base model.
+        dataset: what it was trained on.
+        attention: the kernel to predict with.
+        budget: tokens per micro-batch that were left where memory ran out.
+    """
     settings = plan.settings
     return Bundle(
         base_model=base.name if base.revision != "local" else str(base.folder.resolve()),
@@ -335,6 +381,7 @@ def make_bundle(plan: Plan, base: models.BaseInfo, dataset: Dataset, *, attentio
         bits=settings.quantization.bits,
         textlora_version=__version__,
         text_column=dataset.info.text_column,
+        tokens_per_micro_batch=budget,
     )
 
 

@@ -18,7 +18,7 @@ import typer
 from pydantic import TypeAdapter
 from typer.exceptions import TyperException
 
-from textlora import __version__, settings, terminal
+from textlora import __version__, memory, settings, terminal
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
 
 app = typer.Typer(
@@ -404,7 +404,7 @@ def _plain(value: Any) -> Any:
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
-def run() -> int:  # noqa: PLR0911 - one return for each way to end
+def run() -> int:
     """Run the command line and return its exit code; no traceback reaches the user."""
     signal.signal(signal.SIGTERM, _terminated)
     if not sys.warnoptions:  # what libraries say to each other about their next versions
@@ -420,15 +420,15 @@ def run() -> int:  # noqa: PLR0911 - one return for each way to end
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        return _fail(
-            ResourceError(
-                "The memory is full.",
-                hint="Try --set compute.tokens_per_micro_batch=1024, or fewer rows with --sample.",
-            )
-        )
     except Exception as error:  # noqa: BLE001 - the last door before the user
-        return _bug(error)
+        kind = memory.shortage(error)
+        return _fail(_out_of_memory(kind)) if kind else _bug(error)
+
+
+def _out_of_memory(kind: str) -> ResourceError:
+    return ResourceError(
+        f"The {kind} is full.", hint="Try --set compute.tokens_per_micro_batch=1024, or fewer rows with --sample."
+    )
 
 
 def _help_hint(error: TyperException) -> str:

@@ -469,6 +469,19 @@ def collate(ids: Sequence[TokenIds], pad_id: int, *, limit: int, packed_rows: bo
     return packed.pack(ids, pad_id) if packed_rows else pad(ids, pad_id, limit=limit)
 
 
+def head_dropouts(model: Any) -> list[nn.Dropout]:
+    """Return the dropout modules outside of the pretrained encoder; none for a model loaded to predict."""
+    if isinstance(model, loading.LoadedClassifier):
+        return []
+    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trunk = classifier.base_model_prefix
+    return [
+        module
+        for path, module in classifier.named_modules()
+        if isinstance(module, nn.Dropout) and path.split(".")[0] != trunk
+    ]
+
+
 def is_ours(name: str) -> bool:
     """Return whether a parameter belongs to the adapters or the fresh modules."""
     return "lora_" in name or ".modules_to_save." in name

@@ -196,23 +196,27 @@ def memory() -> tuple[float, float]:
     import psutil
 
     system = psutil.virtual_memory()
-    pairs = [(float(system.total), float(system.available)), memory_limit(), _address_space()]
+    pairs = [(float(system.total), float(system.available)), memory_limit(), *_process_limits()]
     known = [pair for pair in pairs if pair is not None]
     return min(total for total, _ in known), min(free for _, free in known)
 
 
-def _address_space() -> tuple[float, float] | None:
-    """Return what ``ulimit -v`` allows and what is left of it, or None without a limit."""
+def _process_limits() -> list[tuple[float, float]]:
+    """Return what ``ulimit -v`` and ``ulimit -d`` allow and what is left of each, where they are set."""
     if sys.platform == "win32":
-        return None
+        return []
     import resource
 
     import psutil
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return None
-    return float(limit), max(0.0, float(limit) - psutil.Process().memory_info().vms)
+    used = psutil.Process().memory_info()
+    held = [(resource.RLIMIT_AS, used.vms)]
+    if sys.platform == "linux":  # elsewhere it bounds the old heap alone, which nobody allocates from
+        held.append((resource.RLIMIT_DATA, used.data))
+    limits = [(resource.getrlimit(kind)[0], taken) for kind, taken in held]
+    return [
+        (float(limit), max(0.0, float(limit) - taken)) for limit, taken in limits if limit != resource.RLIM_INFINITY
+    ]
 
 
 def peak_memory_gb() -> float:

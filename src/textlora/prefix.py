@@ -23,6 +23,7 @@ import torch
 from textlora import __version__, encoder, hardware, packed, storage
 from textlora.batching import packed_batches
 from textlora.errors import ResourceError
+from textlora.memory import Budget, Pass
 from textlora.tokenization import TokenIds
 
 FOLDER = storage.PREFIX_CACHE
@@ -178,10 +179,11 @@ def _build(
 ) -> None:
     first_rows: dict[str, int] = {}
     total, done = sum(len(ids) for ids in distinct.values()), 0
+    budget = Budget(TOKENS_PER_PASS[model.device.type])
     with (folder / STATES).open("wb") as stream:
         for names in _passes(distinct, model.device.type):
             texts = [distinct[name] for name in names]
-            _append(stream, _states(model, texts, key.layers))
+            _append(stream, _states_within(budget, model, texts, key.layers))
             for name, ids in zip(names, texts, strict=True):
                 first_rows[name] = done
                 done += len(ids)
@@ -198,6 +200,20 @@ def _passes(distinct: Mapping[str, TokenIds], device: str) -> Iterator[list[str]
         block = names[start : start + BLOCK]
         for rows in packed_batches([len(distinct[name]) for name in block], TOKENS_PER_PASS[device]):
             yield [block[row] for row in rows]
+
+
+def _states_within(budget: Budget, model: Any, texts: Sequence[TokenIds], layers: int) -> torch.Tensor:
+    """Return the states (N, H) of one pass's texts, computed in parts where memory does not allow the whole."""
+
+    def work(under_way: Pass) -> torch.Tensor:
+        parts = []
+        # The texts come longest first, so that their order stays in any cut.
+        for rows in packed_batches([len(ids) for ids in texts], budget.tokens):
+            under_way.holds(len(rows), sum(len(texts[row]) for row in rows))
+            parts.append(_states(model, [texts[row] for row in rows], layers))
+        return torch.cat(parts)
+
+    return budget.run(work, stage="frozen layers")
 
 
 @torch.inference_mode()

@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from textlora import memory
 from textlora.errors import TextloraWarning
 from textlora.types import Dataset, Drift, Evaluation, Interval, Machine, Plan, Prediction, Run
 
@@ -211,6 +212,8 @@ def show_run(run: Run, console: Console) -> None:
         f"  training loss {run.final_training_loss:.3f} at the end (mean {run.mean_training_loss:.3f}); "
         f"best validation score {run.best_metric:.4f} at step {run.best_step:,}"
     )
+    for event in run.memory_events:
+        console.print(Text(f"  ! {memory.describe(event)}"))
     console.print(f"  reloaded in a fresh process: logits differ by {run.reload_difference:.1g}")
     if run.drift:
         console.print(f"  over full-precision base weights, as merged: {run.drift}")

@@ -2,17 +2,19 @@
 
 A training batch is the samples of one optimiser step. ``training_step`` walks over its
 micro-batches and adds up their gradients, so that the optimiser's path does not depend on how
-the samples were cut.
+the samples were cut. When memory runs out, the step is taken again in smaller ones.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -25,6 +27,7 @@ from textlora import checkpoints, encoder
 from textlora.batching import micro_batches, packed_batches
 from textlora.classifier import softmax
 from textlora.errors import TrainingError
+from textlora.memory import LESS, Budget, Pass
 from textlora.packed import pack, pack_states
 from textlora.prefix import PrefixCache
 from textlora.tokenization import TokenIds
@@ -58,6 +61,13 @@ class Samples(torch.utils.data.Dataset[Sample]):
         return sample
 
 
+class Uncut:
+    """The samples of one step, wrapped so that nobody moves or pins what may be cut otherwise later."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+
+
 @dataclass(frozen=True)
 class Collator:
     """Samples of one step to tensors.
@@ -65,7 +75,8 @@ class Collator:
     Attributes:
         pad_id: fills short texts.
         limit: longest text in tokens.
-        budget: tokens per micro-batch; 0 gives one plain batch as Trainer expects it.
+        budget: tokens per micro-batch; 0 gives plain batches as Trainer expects them. It may shrink
+            while batches are on their way, so they are cut when their turn comes.
         fixed: pad everything to ``limit``.
         packed: lay texts end to end instead of padding them.
         start: block that takes the hidden states of samples that have them.
@@ -73,25 +84,27 @@ class Collator:
 
     pad_id: int
     limit: int
-    budget: int
+    budget: Budget
     fixed: bool = False
     packed: bool = False
     start: int = 0
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
-        """Return ``labels`` (B,) and the inputs, or ``micro_batches`` of both with their rows."""
-        if self.budget == 0:
-            return self._tensors(samples)
-        batches = [
-            {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)} for rows in self._cut(samples)
-        ]
-        return {"labels": torch.tensor([sample["label"] for sample in samples]), "micro_batches": batches}
+        """Return ``labels`` (B,) and ``samples`` to be cut, and the inputs too if they shall stay whole."""
+        if self.budget.tokens == 0:
+            return {**self._tensors(samples), "samples": Uncut(samples)}
+        return {"labels": torch.tensor([sample["label"] for sample in samples]), "samples": Uncut(samples)}
+
+    def micro_batches(self, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+        """Yield ``labels`` (b,), inputs and ``rows`` (b,) of each micro-batch within the budget."""
+        for rows in self._cut(samples):
+            yield {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)}
 
     def _cut(self, samples: Sequence[Sample]) -> list[list[int]]:
         lengths = [self.limit if self.fixed else len(sample["ids"]) for sample in samples]
         if self.packed:
-            return packed_batches(lengths, self.budget)
-        return micro_batches(lengths, self.budget, limit=self.limit)
+            return packed_batches(lengths, self.budget.tokens)
+        return micro_batches(lengths, self.budget.tokens, limit=self.limit)
 
     def _tensors(self, samples: Sequence[Sample]) -> dict[str, Any]:
         ids = [sample["ids"] for sample in samples]
@@ -102,6 +115,11 @@ class Collator:
         else:
             inputs = encoder.pad(ids, self.pad_id, limit=self.limit, fixed=self.fixed)
         return {"labels": torch.tensor([sample["label"] for sample in samples]), **inputs}
+
+
+def _tokens(batch: dict[str, Any]) -> int:
+    """Return the tokens that a forward pass over the batch computes, padding counted."""
+    return sum(batch["lengths"]) if "lengths" in batch else int(batch["input_ids"].numel())
 
 
 class SealedTrainer(Trainer):
@@ -147,42 +165,160 @@ class SealedTrainer(Trainer):
 
 
 class MicroBatchTrainer(SealedTrainer):
-    """Trainer whose step walks over micro-batches cut by a token budget."""
+    """Trainer whose step walks over micro-batches cut by a token budget.
+
+    When memory runs out inside a step, its gradients are discarded and it is taken again from the same
+    weights in smaller micro-batches; a validation batch is computed again. A ``Collator`` is needed.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.collator: Collator = self.data_collator
+        self.shortage_hint = LESS
+        self._head = HeadDropout(self.model)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Add up the gradients of the step's micro-batches; return the mean loss per sample."""
+        step = self.state.global_step + 1
+        self._head.begin(f"{self.args.seed} {step} {self.args.process_index}", len(inputs["labels"]))
+        randomness = _Randomness(self.args.device)
+
+        def undo() -> None:
+            # No gradient has reached the optimizer or fp16's scaler yet: both look at them after the step.
+            model.zero_grad()
+            randomness.restore()
+
+        loss = self.collator.budget.run(
+            lambda under_way: self._step(model, inputs, num_items_in_batch, under_way),
+            stage="training",
+            step=step,
+            undo=undo,
+            hint=self.shortage_hint,
+        )
+        return self._finite(loss)
+
+    def _step(self, model: Any, inputs: dict[str, Any], items: Any, under_way: Pass) -> torch.Tensor:
+        if self.collator.budget.tokens == 0:
+            plain = _without_samples(inputs)
+            under_way.holds(len(inputs["labels"]), _tokens(plain))
+            with self._head.rows(torch.arange(len(inputs["labels"]))):
+                return super().training_step(model, plain, items)
         model.train()
-        inputs = self._prepare_inputs(inputs)
-        samples = len(inputs["labels"])
-        batches = inputs["micro_batches"]
+        samples = inputs["samples"].samples
+        batches = list(self.collator.micro_batches(samples))
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches, start=1):
+            under_way.holds(len(batch["labels"]), _tokens(batch))
             # Several processes exchange gradients once a step, after the last micro-batch.
             last = number == len(batches)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    loss = _summed_loss(model, batch)[0] / samples
+                with self.compute_loss_context_manager(), self._head.rows(batch["rows"]):
+                    loss = _summed_loss(model, self._prepare_inputs(batch))[0] / len(samples)
                 self.accelerator.backward(loss)
             total += loss.detach()
-        return self._finite(total)
+        return total
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Return mean loss, logits (B, C) and labels (B,), in the order of the samples."""
-        inputs = self._prepare_inputs(inputs)
-        labels = inputs["labels"]
-        total = torch.zeros((), device=labels.device)
+        return self.collator.budget.run(
+            lambda under_way: self._predicted(model, inputs, prediction_loss_only, ignore_keys, under_way),
+            stage="validation",
+            step=self.state.global_step,
+            hint=self.shortage_hint,
+        )
+
+    def _predicted(
+        self, model: Any, inputs: dict[str, Any], loss_only: bool, ignore_keys: list[str] | None, under_way: Pass
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if self.collator.budget.tokens == 0:
+            plain = _without_samples(inputs)
+            under_way.holds(len(inputs["labels"]), _tokens(plain))
+            whole: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+            whole = super().prediction_step(model, plain, loss_only, ignore_keys)
+            return whole
+        loss, logits = self._scored(model, inputs["samples"].samples, under_way)
+        return (loss, None, None) if loss_only else (loss, logits, inputs["labels"].to(loss.device))
+
+    def _scored(self, model: Any, samples: Sequence[Sample], under_way: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean loss and the logits (B, C) of the samples."""
+        total = torch.zeros((), device=self.args.device)
         parts, rows = [], []
         with torch.no_grad(), self.compute_loss_context_manager():
-            for batch in inputs["micro_batches"]:
-                loss, logits = _summed_loss(model, batch)
+            for batch in self.collator.micro_batches(samples):
+                under_way.holds(len(batch["labels"]), _tokens(batch))
+                loss, logits = _summed_loss(model, self._prepare_inputs(batch))
                 total += loss
                 parts.append(logits)
                 rows.append(batch["rows"])
-        back = torch.argsort(torch.cat(rows))
-        mean = total / len(labels)
-        return (mean, None, None) if prediction_loss_only else (mean, torch.cat(parts)[back], labels)
+        back = torch.argsort(torch.cat(rows)).to(total.device)
+        return total / len(samples), torch.cat(parts)[back]
+
+
+def _without_samples(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name != "samples"}
+
+
+class _Randomness:
+    """The state of the random streams that a step draws from, to draw the same again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._mps = torch.mps.get_rng_state() if device.type == "mps" else None
+        self._device = device
+
+    def restore(self) -> None:
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda, self._device)
+        if self._mps is not None:
+            torch.mps.set_rng_state(self._mps)
+
+
+class HeadDropout:
+    """Dropout in the head, drawn for all samples of a step together.
+
+    So a sample meets the same mask however the step is cut into micro-batches. A step's masks follow
+    from its seed alone, and need no state in checkpoints.
+
+    Args:
+        model: what ``encoder.build_model`` returned; other models keep the dropout they have.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._seed = 0
+        self._samples = 0
+        self._rows: torch.Tensor | None = None
+        self._generator: torch.Generator | None = None
+        for module in encoder.head_dropouts(model):
+            module.forward = partial(self._drop, module)
+
+    def begin(self, name: str, samples: int) -> None:
+        """Begin a step of so many samples; its masks follow from ``name``."""
+        self._seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest())
+        self._samples = samples
+
+    @contextlib.contextmanager
+    def rows(self, rows: torch.Tensor) -> Iterator[None]:
+        """Say which of the step's samples are computed inside, and in which order."""
+        self._rows, self._generator = rows, None
+        try:
+            yield
+        finally:
+            self._rows = None
+
+    def _drop(self, module: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+        rows = self._rows
+        if not module.training or not 0 < module.p < 1 or rows is None or len(rows) != len(x):
+            return torch.nn.functional.dropout(x, module.p, module.training)
+        if self._generator is None:
+            self._generator = torch.Generator(x.device)
+            self._generator.manual_seed(self._seed)
+        drawn = torch.rand((self._samples, *x.shape[1:]), generator=self._generator, device=x.device)
+        kept = drawn[rows.to(x.device)] >= module.p
+        return x * kept.to(x.dtype) / (1 - module.p)
 
 
 def _summed_loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,9 +9,9 @@ import os
 import platform
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from textlora import checkpoints, encoder, hardware, metrics, models, planning, prefix, storage, token_store
+from textlora import checkpoints, encoder, hardware, memory, metrics, models, planning, prefix, storage, token_store
 from textlora.backup import Backup
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.classifier import (
@@ -33,6 +33,7 @@ from textlora.classifier import (
 )
 from textlora.encoder import EncoderSpec
 from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
+from textlora.memory import Budget
 from textlora.prefix import PrefixCache
 from textlora.tokenization import LengthPolicy, TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
@@ -43,11 +44,10 @@ from textlora.trainer import (
     MovementCheck,
     Recorder,
     Samples,
-    SealedTrainer,
     StopRequest,
     scores_from,
 )
-from textlora.types import Bundle, Dataset, Drift, Plan, Run
+from textlora.types import Bundle, Dataset, Drift, MemoryEvent, Plan, Run
 
 # progress(stage, done, total, note)
 Progress = Callable[[str, int, int, str], None]
@@ -56,6 +56,8 @@ LOG_ENTRIES = 50
 RELOAD_TEXTS = 8
 # The fresh process repeats the same arithmetic; on a GPU kernels may be chosen differently.
 RELOAD_TOLERANCE = {"cpu": 1e-6, "mps": 1e-3, "cuda": 2e-2}
+# Marks the lines of history.jsonl that tell of a halved micro-batch.
+SHORTAGE = "out of memory"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn", "pyarrow")
 
 
@@ -86,6 +88,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
             another training.
         TrainingError: a loss that is not a number, wrong weights moved, or the saved classifier
             does not answer as the trained one.
+        ResourceError: memory ran out, and smaller micro-batches did not help.
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
     """
     encoder.keep_freed_memory()
@@ -210,12 +213,18 @@ class _Trained:
     """What a finished training leaves in memory."""
 
     def __init__(
-        self, trainer: SealedTrainer, tokenizer: TextTokenizer, history: list[dict[str, float]], clock: Clock
+        self,
+        trainer: MicroBatchTrainer,
+        tokenizer: TextTokenizer,
+        history: list[dict[str, float]],
+        memory_events: list[MemoryEvent],
+        clock: Clock,
     ) -> None:
         self.trainer = trainer
         self.tokenizer = tokenizer
         self.history = history
         self.clock = clock
+        self.memory_events = memory_events
         self.mean_loss = 0.0
         self.tokens = 0
 
@@ -250,26 +259,45 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     torch.manual_seed(job.settings.seed)
     model = encoder.build_model(job.spec(), job.settings.lora, seed=job.settings.seed)
     clock = Clock(start.seal.seconds, start.seal.cpu_seconds) if start else Clock()
-    history = _history_until(job.history, start.step) if start else []
+    history, shortages = _history_until(job.history, start.step) if start else ([], [])
+    budget = _budget(job, shortages)
     cache = (
         _prefix_cache(job, model, token_store.Joined(train.ids, validation.ids))
         if job.settings.compute.prefix_cache
         else None
     )
-    trainer = _make_trainer(job, model, _Data(tokenizer, train, validation, cache))
+    trainer = _make_trainer(job, model, _Data(tokenizer, train, validation, cache), budget)
     trainer.make_seal = lambda: Seal(job.plan_fingerprint, job.dataset.fingerprint, clock.seconds, clock.cpu_seconds)
     trainer.on_sealed = job.backup.save_checkpoints if job.backup else None
+    trainer.shortage_hint = f"{memory.LESS} {_resume_hint(job)}"
     stop = StopRequest()
     trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
     trainer.add_callback(stop)
     arithmetic = encoder.arithmetic(job.settings.compute.precision or "fp32")
-    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic:
+    shortage = memory.explained("training", hint=trainer.shortage_hint)
+    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic, shortage:
         output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     _raise_if_stopped(stop, job)
-    trained = _Trained(trainer, tokenizer, history, clock)
+    trained = _Trained(trainer, tokenizer, history, shortages, clock)
     trained.mean_loss = _mean_loss(history, fallback=output.training_loss)
     trained.tokens = int(train.lengths.sum() * trainer.state.epoch)
     return trained
+
+
+def _budget(job: _Job, shortages: list[MemoryEvent]) -> Budget:
+    """Return the plan's budget, or what earlier parts of this run were left with."""
+
+    def note(event: MemoryEvent) -> None:
+        shortages.append(event)
+        _append(job.history, {"event": SHORTAGE, **asdict(event)})
+
+    planned = job.settings.compute.tokens_per_micro_batch or 0
+    left = memory.persisted(shortages)
+    return Budget(planned if left is None else left, processes=int(os.environ.get("WORLD_SIZE", "1")), on_event=note)
+
+
+def _resume_hint(job: _Job) -> str:
+    return f"From the last checkpoint, if there is one: textlora train {job.folder} --resume"
 
 
 def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds]) -> PrefixCache:
@@ -315,9 +343,8 @@ def _tokenize(job: _Job, tokenizer: TextTokenizer, name: str) -> Tokenized:
     )
 
 
-def _make_trainer(job: _Job, model: Any, data: _Data) -> SealedTrainer:
+def _make_trainer(job: _Job, model: Any, data: _Data, budget: Budget) -> MicroBatchTrainer:
     settings = job.settings
-    budget = settings.compute.tokens_per_micro_batch or 0
     collator = Collator(
         pad_id=data.tokenizer.pad_id,
         limit=data.tokenizer.max_length,
@@ -326,7 +353,7 @@ def _make_trainer(job: _Job, model: Any, data: _Data) -> SealedTrainer:
         packed=settings.compute.engine == "packed",
         start=data.cache.layers if data.cache else 0,
     )
-    trainer = (MicroBatchTrainer if budget else SealedTrainer)(
+    trainer = MicroBatchTrainer(
         model=model,
         args=_arguments(job, steps_per_epoch=math.ceil(len(data.train.ids) / settings.training.batch_size)),
         train_dataset=Samples(data.train.ids, job.dataset.train.labels, data.cache),
@@ -431,22 +458,34 @@ def _raise_if_stopped(stop: StopRequest, job: _Job) -> None:
 
 def _record(path: Path, history: list[dict[str, float]], entry: dict[str, float]) -> None:
     history.append(entry)
+    _append(path, entry)
+
+
+def _append(path: Path, entry: Mapping[str, Any]) -> None:
     with storage.disk_errors(path), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry) + "\n")
 
 
-def _history_until(path: Path, step: int) -> list[dict[str, float]]:
-    """Return the entries up to ``step`` and cut the file to them."""
-    entries = []
+def _history_until(path: Path, step: int) -> tuple[list[dict[str, float]], list[MemoryEvent]]:
+    """Return the entries up to ``step`` and the memory events, and cut the file to them.
+
+    Events from after the step stay: the memory is as small when its steps are taken again.
+    """
+    entries, events, kept = [], [], []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:  # a line cut short by a kill
             continue
-        if entry["step"] <= step:
+        if entry.pop("event", None) == SHORTAGE:
+            events.append(MemoryEvent(**entry))
+        elif entry["step"] <= step:
             entries.append(entry)
-    storage.write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
-    return entries
+        else:
+            continue
+        kept.append(line)
+    storage.write_text(path, "".join(line + "\n" for line in kept))
+    return entries, events
 
 
 def _losses(history: list[dict[str, float]]) -> list[tuple[float, float]]:
@@ -479,7 +518,8 @@ def _final_loss(history: list[dict[str, float]], *, fallback: float) -> float:
 def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
     """Save the bundle, load it in a fresh process, and return it with the largest difference of logits."""
     attention = planning.prediction_attention(job.settings, job.plan.machine)
-    bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention)
+    budget = memory.persisted(trained.memory_events)
+    bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
     if bundle.bits:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
@@ -545,6 +585,7 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
         dataset_fingerprint=job.dataset.fingerprint,
         plan_fingerprint=job.plan_fingerprint,
         command=command,
+        memory_events=tuple(trained.memory_events),
     )
 
 

@@ -252,13 +252,34 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryEvent:
+    """Memory ran out, and the work went on in smaller micro-batches.
+
+    Attributes:
+        step: the optimiser step that was under way; 0 outside of training.
+        stage: ``training``, ``validation``, ``frozen layers`` or ``prediction``.
+        kind: ``memory`` or ``GPU memory``.
+        message: first line of the error.
+        before: tokens per micro-batch that were too many; 0 is no limit.
+        after: tokens per micro-batch from then on.
+    """
+
+    step: int
+    stage: str
+    kind: str
+    message: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A finished training run, as ``run.json`` keeps it. Seconds, GB (10**9 bytes).
 
     ``history`` holds Trainer's log entries in order: ``step``, ``epoch`` and ``loss`` +
     ``learning_rate`` for training, or ``eval_loss``, ``eval_accuracy``, … for validation.
     ``final_training_loss`` is the mean over the last tenth of the steps, ``mean_training_loss``
-    over all of them (what Trainer calls ``train_loss``).
+    over all of them (what Trainer calls ``train_loss``). ``memory_events`` are in the order they happened.
     """
 
     folder: Path
@@ -290,6 +311,7 @@ class Run:
     """Bits of the quantized base weights, or None."""
     drift: Drift | None = None
     """What full-precision base weights would change, where they were quantized in training."""
+    memory_events: tuple[MemoryEvent, ...] = ()
 
     @property
     def trainable_share(self) -> float:
@@ -360,6 +382,8 @@ class Bundle:
     """What full-precision base weights change, where it was trained over quantized ones."""
     text_column: str = ""
     """Name of the text column in the training file, the first guess for files to score."""
+    tokens_per_micro_batch: int | None = field(default=None, repr=False)
+    """The most that fitted, where memory ran out in training. It changes no answer, hence no fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)

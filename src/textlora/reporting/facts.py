@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from textlora import settings
+from textlora import memory, settings
 from textlora.reporting import wording
 from textlora.types import Baseline, ClassScores, Dataset, Evaluation, Interval, Plan, Run
 
@@ -280,6 +280,10 @@ class Facts:
             ),
             ("Speed", f"{run.tokens_per_second:,.0f} tokens per second"),
             ("Peak memory", wording.gigabytes(run.peak_memory_gb)),
+            *(
+                (f"Memory ran out, {number}", memory.describe(event))
+                for number, event in enumerate(run.memory_events, 1)
+            ),
             ("Saved and reloaded", f"largest difference of a logit {run.reload_difference:.1e}"),
         ]
 
