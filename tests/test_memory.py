@@ -22,7 +22,7 @@ from tests.test_cli import TINY, call
 from tests.test_training import adapter, entries, equal, interrupt
 from textlora import encoder, memory, planning, prefix, storage, trainer, training
 from textlora.classifier import Classifier
-from textlora.errors import Interrupted, ResourceError
+from textlora.errors import Interrupted, ResourceError, TextloraWarning
 from textlora.memory import Budget, describe, shortage
 from textlora.preparation import prepare
 from textlora.types import Bundle, MemoryEvent
@@ -211,6 +211,18 @@ class TestBudget:
         assert found.value is error
         assert (tried, budget.tokens, budget.events) == ([80], 80, [])
 
+    def test_one_text_beside_others_may_fit_alone(self):
+        budget, tried = Budget(10), []
+
+        def work(under_way):
+            tried.append(budget.tokens)
+            under_way.holds(1, 10, alone=bool(budget.events))
+            if not budget.events:
+                raise RuntimeError(CPU)
+
+        budget.run(work, stage="prediction")
+        assert tried == [10, 5]
+
     def test_several_processes_do_not_go_on_by_themselves(self):
         budget = Budget(80, processes=2)
         work, tried = self.failing(budget, above=50)
@@ -344,10 +356,11 @@ class TestTraining:
         assert bundle.tokens_per_micro_batch == 128
         assert Classifier.from_pretrained(tmp_path, device="cpu").budget.tokens == 128
 
-    def test_a_user_hears_of_it(self, planned, toy_dataset, tmp_path, short, caplog):
+    def test_a_user_hears_of_it(self, planned, toy_dataset, tmp_path, short):
         full = short(ERRORS["CPU"][0], 64, PLACES["mid-epoch"])
-        training.train(planned(), toy_dataset, folder=tmp_path, progress=full.progress)
-        assert [record.getMessage() for record in caplog.records if record.name == "textlora.memory"] == [
+        with pytest.warns(TextloraWarning) as heard:
+            training.train(planned(), toy_dataset, folder=tmp_path, progress=full.progress)
+        assert [str(one.message) for one in heard if one.category is TextloraWarning] == [
             "training, step 8: the memory ran out; micro-batches of 128 tokens instead of 256",
             "training, step 8: the memory ran out; micro-batches of 64 tokens instead of 128",
         ]
@@ -434,7 +447,7 @@ class TestTraining:
         assert [(event.before, event.after) for event in run.memory_events] == [(0, 256)]
         assert_close(adapter(tmp_path / "plain"), adapter(tmp_path / "cut"))
 
-    def test_frozen_layers_are_computed_in_parts(self, planned, toy_dataset, tmp_path, short, monkeypatch, caplog):
+    def test_frozen_layers_are_computed_in_parts(self, planned, toy_dataset, tmp_path, short, monkeypatch):
         monkeypatch.setenv("TEXTLORA_CACHE", str(tmp_path / "whole-cache"))
         plan = planned(**{"lora.top_layers": 1, "compute.prefix_cache": True, "training.epochs": 1})
         training.train(plan, toy_dataset, folder=tmp_path / "whole")
@@ -447,9 +460,10 @@ class TestTraining:
             return real(model, texts, layers)
 
         monkeypatch.setattr(prefix, "_states", states)
-        training.train(plan, toy_dataset, folder=tmp_path / "parts")
+        told = "^frozen layers: the memory ran out; micro-batches of 1,024 tokens instead of 2,048$"
+        with pytest.warns(TextloraWarning, match=told):
+            training.train(plan, toy_dataset, folder=tmp_path / "parts")
         assert_close(adapter(tmp_path / "whole"), adapter(tmp_path / "parts"))
-        assert "frozen layers: the memory ran out; micro-batches of 1,024 tokens instead of 2,048" in caplog.messages
 
     def test_nothing_helps(self, planned, toy_dataset, tmp_path, short):
         short(ERRORS["torch"][0], 0)
@@ -490,6 +504,7 @@ class TestCommandLine:
         assert result.code == 0, result.err
         line = "training, step 1: the memory ran out; micro-batches of 128 tokens instead of 256"
         assert f"  ! {line}\n" in result.out
+        assert f"warning: {line}\n" in result.err
         for name in ("report.md", "report.html"):
             assert line in (tmp_path / "run" / name).read_text(encoding="utf-8")
         assert json.loads((tmp_path / "run" / "run.json").read_text())["memory_events"][0]["after"] == 128
@@ -524,30 +539,31 @@ class TestPrediction:
     def test_the_answers_are_the_same(self, classifier, toy_run, kind):
         texts = toy_run.dataset.train.texts
         expected = classifier.logits(texts)
+        classifier.budget.tokens = 1024
         full = Shortage(ERRORS[kind][0], 300)
         classifier.model.register_forward_pre_hook(full, with_kwargs=True)
         done = []
         found = classifier.predict_proba(texts, progress=lambda at, total: done.append((at, total)))
         np.testing.assert_allclose(found, np.exp(expected) / np.exp(expected).sum(1, keepdims=True), atol=1e-5)
-        assert [event.after for event in classifier.budget.events] == [1024, 512, 256]
+        assert [event.after for event in classifier.budget.events] == [512, 256]
         assert [at for at, _ in done] == sorted({at for at, _ in done})
         assert done[-1] == (96, 96)
         failures = len(full.failed)
         classifier.predict(texts)
         assert len(full.failed) == failures  # the budget stays
 
-    def test_what_is_done_is_not_done_again(self, classifier, toy_run):
+    def test_what_is_done_is_not_done_again(self, classifier, toy_run, monkeypatch):
         texts = toy_run.dataset.train.texts
         classifier.budget.tokens = 256
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # one after the other, to know how many are done
         passes = []
 
-        class Once(Shortage):
-            def __call__(self, module, args, kwargs):
-                passes.append(len(kwargs["lengths"]))
-                if len(passes) == 4:
-                    raise MemoryError
+        def fail_once(module, args, kwargs):
+            passes.append(len(kwargs["lengths"]))
+            if len(passes) == 4:
+                raise MemoryError
 
-        classifier.model.register_forward_pre_hook(Once(None, 0), with_kwargs=True)
+        classifier.model.register_forward_pre_hook(fail_once, with_kwargs=True)
         classifier.logits(texts)
         assert sum(passes) == len(texts) + passes[3]
 
