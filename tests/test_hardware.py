@@ -144,7 +144,7 @@ def test_memory_follows_the_address_space_limit():
 def test_memory_follows_the_data_limit():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9));"
-        "from textlora.hardware import _memory; before = _memory(); held = bytearray(10**8); after = _memory();"
+        "from textlora.hardware import memory; before = memory(); held = bytearray(10**8); after = memory();"
         "print(before[0], 0 < before[1] < 1e9, 0.9e8 < before[1] - after[1] < 1.2e8)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
