@@ -22,7 +22,7 @@ from textlora.tokenization import BLOCK, TextTokenizer, TokenIds, Tokenized
 IDS = "ids.bin"
 LENGTHS = "lengths.npy"
 INDEX = "index.json"
-LOCK = ".lock"
+LOCK = "lock"
 # Raise it when the same texts would be written in another way.
 VERSION = 1
 
