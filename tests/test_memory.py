@@ -592,27 +592,22 @@ class TestPrediction:
 
 
 REAL = """
-    import resource, sys
+    import re, resource, sys
     from pathlib import Path
-
-    import psutil
 
     from textlora import planning, preparation, storage, training
 
-    def limit(stage, done, total, note):
-        # Once everything is loaded: the steps get 250 MB.
-        if stage == "tokenize validation" and done == total:
-            room = psutil.Process().memory_info().vms + 250 * 10**6
-            resource.setrlimit(resource.RLIMIT_AS, (room, room))
-
-    folder = Path(sys.argv[1])
-    training.train(planning.load_plan(folder / storage.PLAN), preparation.load_dataset(folder), progress=limit)
+    folder, room = Path(sys.argv[1]), int(sys.argv[2])
+    if room:
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    training.train(planning.load_plan(folder / storage.PLAN), preparation.load_dataset(folder))
+    print(1024 * int(re.search(r"VmPeak:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS")
 def test_a_real_shortage_under_ulimit_ends_well(tmp_path, machine):
-    """Every step has 320 texts at once, which take some 800 MB."""
+    """Every step has 320 texts at once, which take some 800 MB; what small micro-batches need is measured first."""
     draw = random.Random(3)
     lines = [
         f"{' '.join(draw.choices(WORDS, k=draw.randint(30, 60)))} {words},{label}"
@@ -622,16 +617,20 @@ def test_a_real_shortage_under_ulimit_ends_well(tmp_path, machine):
     (tmp_path / "data.csv").write_text("\n".join(["review,sentiment", *lines]), encoding="utf-8")
     dataset = prepare(tmp_path / "data.csv", out=tmp_path / "run", text="review", label="sentiment")
     model = write_model(tmp_path / "model", "distilbert", dim=128, hidden_dim=512, n_layers=4)
-    settings = {
-        "compute.tokens_per_micro_batch": 100_000, "training.batch_size": 320, "compute.attention": "eager",
-        "training.eval_batch_size": 8,
-    }  # fmt: skip
-    plan = planning.plan(dataset, base_model=str(model), assignments={**QUICK, **settings}, machine=machine)
-    planning.save_plan(dataset.folder / storage.PLAN, plan)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(REAL), str(dataset.folder)],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    settings = {"training.batch_size": 320, "compute.attention": "eager", "training.eval_batch_size": 8}
+
+    def train(tokens, room=0):
+        assignments = {**QUICK, **settings, "compute.tokens_per_micro_batch": tokens}
+        plan = planning.plan(dataset, base_model=str(model), assignments=assignments, machine=machine)
+        planning.save_plan(dataset.folder / storage.PLAN, plan)
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(REAL), str(dataset.folder), str(room)],
+            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    little, much = (int(train(tokens).stdout) for tokens in (2_000, 100_000))
+    assert much > 1.15 * little
+    done = train(100_000, room=(2 * little + much) // 3)
     assert done.returncode == 0, done.stderr
     run = training.load_run(dataset.folder)
     first = run.memory_events[0]

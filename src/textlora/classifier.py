@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textlora import __version__, encoder, models, storage
+from textlora import __version__, allocation, encoder, models, storage
 from textlora.batching import micro_batches, packed_batches, padded_length
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
@@ -66,7 +66,7 @@ class Classifier:
             UsageError: there is no classifier in the folder.
             ResourceError: its base model is missing or is another one than in training.
         """
-        encoder.keep_freed_memory()
+        allocation.keep_freed_memory()
         path = find_bundle(Path(folder))
         bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
         revision = bundle.revision if bundle.revision not in ("local", "embedded") else None

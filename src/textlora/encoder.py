@@ -5,12 +5,10 @@ The encoder is frozen and computes in the plan's precision; adapters and head st
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,24 +65,6 @@ class EncoderSpec:
     attention: str = "eager"
     trunk_dropout: bool = False
     bits: int | None = None
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next tensor instead of returning it to the system.
-
-    By default every large tensor is mapped and unmapped anew, and the kernel clears each of its
-    pages on first touch. In training that was tens of thousands of page faults a step; keeping the
-    memory halved the time (``docs/log.md``). Does nothing where there is no glibc.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)
 
 
 @contextmanager

@@ -196,12 +196,12 @@ def memory() -> tuple[float, float]:
     import psutil
 
     system = psutil.virtual_memory()
-    pairs = [(float(system.total), float(system.available)), memory_limit(), *_process_limits()]
+    pairs = [(float(system.total), float(system.available)), memory_limit(), *process_limits()]
     known = [pair for pair in pairs if pair is not None]
     return min(total for total, _ in known), min(free for _, free in known)
 
 
-def _process_limits() -> list[tuple[float, float]]:
+def process_limits() -> list[tuple[float, float]]:
     """Return what ``ulimit -v`` and ``ulimit -d`` allow and what is left of each, where they are set."""
     if sys.platform == "win32":
         return []

@@ -8,7 +8,6 @@ Budget.run(work) ── work ends ──▶ its result
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import gc
 import re
@@ -17,14 +16,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from textlora import allocation
 from textlora.errors import ResourceError, TextloraWarning
 from textlora.types import MemoryEvent
 
 Result = TypeVar("Result")
 # Halvings by one budget: to a 32nd. What does not fit then is not the micro-batch.
 MOST_HALVINGS = 5
-# Once memory has run out, tensors of so many bytes are mapped, and given back when they go.
-MAPPED = 1 << 20
 # What a smaller micro-batch cannot make room for: the weights and the longest text.
 LESS = (
     "Close other programs that use the memory, or plan with less: shorter texts (--set text.max_length=128), "
@@ -72,23 +70,7 @@ def release() -> None:
             torch.cuda.empty_cache()
         elif torch.backends.mps.is_available():
             torch.mps.empty_cache()
-    if sys.platform.startswith("linux"):
-        _return_freed_memory()
-
-
-def _return_freed_memory() -> None:
-    """Have glibc give the free parts of the heap to the system, now and from now on.
-
-    The reverse of ``encoder.keep_freed_memory``. Under ``ulimit -v`` a heap that tensors have blown up,
-    and small things near its top then hold, leaves no address space for oneDNN's kernels.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # from malloc.h
-        library.mallopt(m_mmap_max, 65_536)
-        library.mallopt(m_mmap_threshold, MAPPED)
-        library.mallopt(m_trim_threshold, MAPPED)
-        library.malloc_trim(0)
+    allocation.return_freed_memory()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from textlora import checkpoints, encoder, hardware, memory, metrics, models, planning, prefix, storage, token_store
+from textlora import allocation, checkpoints, encoder, hardware, memory, metrics, models, planning, prefix, storage, token_store
 from textlora.backup import Backup
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.classifier import (
@@ -91,7 +91,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         ResourceError: memory ran out, and smaller micro-batches did not help.
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
     """
-    encoder.keep_freed_memory()
+    allocation.keep_freed_memory()
     planning.check_plan(plan, dataset)
     _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
