@@ -20,7 +20,19 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from textlora import allocation, checkpoints, encoder, hardware, memory, metrics, models, planning, prefix, storage, token_store
+from textlora import (
+    allocation,
+    checkpoints,
+    encoder,
+    hardware,
+    memory,
+    metrics,
+    models,
+    planning,
+    prefix,
+    storage,
+    token_store,
+)
 from textlora.backup import Backup
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.classifier import (
