@@ -10,10 +10,10 @@ import torch
 
 from tests.conftest import write_model
 from textlora import encoder, models, packed
+from textlora.batching import GROUP_PAIRS
 from textlora.encoder import EncoderSpec
 from textlora.packed import Layout, attend, loading
 from textlora.packed.attention import _jagged
-from textlora.packed.layout import SEGMENT_PAIRS
 from textlora.settings import LoraSettings
 
 ARCHITECTURES = sorted(packed.ARCHITECTURES)
@@ -266,7 +266,7 @@ class TestLayout:
                 assert before.stop == after.start
                 assert before.padded >= after.padded
             assert all(
-                segment.texts == 1 or segment.texts * segment.padded**2 <= SEGMENT_PAIRS for segment in layout.segments
+                segment.texts == 1 or segment.texts * segment.padded**2 <= GROUP_PAIRS for segment in layout.segments
             )
             assert layout.segments[-1].stop == layout.tokens <= layout.rows < layout.tokens + 128
             assert all(0 <= segment.padded - length < 32 for segment in layout.segments for length in segment.lengths)

@@ -14,7 +14,7 @@ from tests.conftest import ARCHITECTURES, ROOT, write_model
 from textlora import planning, settings, storage
 from textlora.errors import ResourceError, UsageError
 from textlora.models import BaseInfo
-from textlora.planning import deciding, estimating
+from textlora.planning import deciding, workload
 from textlora.planning.estimating import estimate
 from textlora.planning.grounds import EAGER_ONLY, Choice, Grounds, measure_lengths
 from textlora.planning.layers import gather
@@ -524,7 +524,7 @@ def test_the_cache_is_on_the_disk_and_saves_time():
 
 
 def test_the_spread_follows_the_quantiles():
-    drawn = estimating._spread(REVIEWS.quantiles, 1000, 512)
+    drawn = workload._spread(REVIEWS.quantiles, 1000, 512)
     assert drawn == sorted(drawn)
     assert drawn[500] == pytest.approx(233, abs=2)
     assert sum(drawn) / 1000 == pytest.approx(REVIEWS.mean_cut, rel=0.05)

@@ -25,7 +25,7 @@ from textlora.errors import ResourceError, TextloraWarning, UsageError
 from textlora.exporting import export
 from textlora.extras import Extra
 from textlora.packed.quantized import QuantizedLinear
-from textlora.planning.estimating import weights_gb
+from textlora.planning.shapes import weights_gb
 from textlora.types import Bundle, Drift, Run
 
 BITS = [4, 8]

@@ -195,8 +195,54 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one layer in a pass over one micro-batch: once, by token and by pair of tokens.
+
+    A text of T tokens has T * T pairs.
+    """
+
+    pass_seconds: float
+    token_seconds: float
+    pair_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a token costs on a machine, measured on a small model. Bytes and seconds.
+
+    Attributes:
+        train: a forward and a backward pass.
+        validate: a forward pass beside training.
+        predict: a forward pass on all cores at once, in the time of one.
+        runtime_bytes: resident memory with all libraries and no model.
+        kept_token_bytes: held for the backward pass, by token and layer; ``kept_pair_bytes`` by pair.
+        passing_token_bytes: needed for a moment beside it, by token; ``passing_pair_bytes`` by pair.
+        row_kernel_bytes: what the libraries keep for every further number of rows in a micro-batch;
+            ``text_kernel_bytes`` for every further group of texts that attention works on together.
+        import_seconds: to import all libraries.
+    """
+
+    train: Cost
+    validate: Cost
+    predict: Cost
+    runtime_bytes: float
+    kept_token_bytes: float
+    kept_pair_bytes: float
+    passing_token_bytes: float
+    passing_pair_bytes: float
+    row_kernel_bytes: float
+    text_kernel_bytes: float
+    import_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
-    """First estimate of what the job takes. Seconds, GB (10**9 bytes)."""
+    """What ``fit`` will take. Seconds, GB (10**9 bytes).
+
+    ``memory_gb`` is the peak of the whole job's resident memory, ``train_memory_gb`` that of training. The
+    terms of each figure are in ``…_by_term``; ``docs/planning.md`` explains them. ``rehearsed`` says
+    whether they rest on passes of a model with these shapes on this machine, or on rough rates.
+    """
 
     train_seconds: float
     evaluate_seconds: float
@@ -206,11 +252,29 @@ class Estimate:
     trainable_parameters: int
     tokens_per_epoch: int
     steps: int
+    report_seconds: float = 0.0
+    train_memory_gb: float = 0.0
+    rehearsed: bool = False
+    seconds_by_term: Mapping[str, float] = field(default_factory=dict)
+    memory_by_term: Mapping[str, float] = field(default_factory=dict)
+    disk_by_term: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        """Training and evaluation together."""
-        return self.train_seconds + self.evaluate_seconds
+        """Training, evaluation and report together."""
+        return self.train_seconds + self.evaluate_seconds + self.report_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another way to train on the same data, and what it takes. Seconds, GB.
+
+    ``how`` is the option that chooses it; empty for what textlora does not do.
+    """
+
+    name: str
+    how: str
+    estimate: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +292,7 @@ class Plan:
     classes: int
     machine: Machine
     estimate: Estimate
+    alternatives: tuple[Alternative, ...] = ()
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return name, value and reason of every setting, as text."""

@@ -9,14 +9,7 @@ from itertools import accumulate, groupby, islice
 
 import torch
 
-from textlora.batching import ROW_STEP
-
-# Attention works on texts padded to a multiple of this: softmax runs up to 1.4 times faster on whole
-# vectors, and few different lengths mean few kernels that oneDNN builds and keeps.
-TEXT_STEP = 32
-# Pairs of tokens that a head attends between in one segment: what is computed from them should
-# stay in the processor's cache until it is used.
-SEGMENT_PAIRS = 2**17
+from textlora.batching import ROW_STEP, TEXT_STEP, group_size
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ class Layout:
         """The texts by padded length; texts sorted by length make the fewest."""
         found, start = [], 0
         for padded, group in groupby(self.lengths, key=lambda length: -(-length // TEXT_STEP) * TEXT_STEP):
-            for lengths in batched(group, max(1, SEGMENT_PAIRS // padded**2)):
+            for lengths in batched(group, group_size(padded)):
                 segment = Segment(start, lengths, padded)
                 found.append(segment)
                 start = segment.stop

@@ -12,21 +12,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textlora import hardware, models, settings, storage
+from textlora import hardware, models, rehearsal, settings, storage
 from textlora.errors import UsageError
+from textlora.planning.alternatives import FULL, Rehearse, alternatives, full_settings, unquantized
 from textlora.planning.checking import check
 from textlora.planning.deciding import prediction_attention, resolve
 from textlora.planning.estimating import estimate
-from textlora.planning.grounds import Choice, lengths_of, make_grounds, measure_lengths
+from textlora.planning.grounds import Choice, Grounds, lengths_of, make_grounds, measure_lengths
 from textlora.planning.layers import gather
 from textlora.planning.plan_file import load_plan, read_plan_settings, save_plan
 from textlora.planning.usual import compute_settings
-from textlora.types import Dataset, Machine, Plan
+from textlora.settings import Settings
+from textlora.types import Dataset, Machine, Plan, Rehearsal
+
+# Seconds of training from which on a rehearsal of some ten seconds pays.
+WORTH_SECONDS = 45.0
 
 __all__ = [
+    "FULL",
     "check_plan",
     "compute_settings",
     "describe_plan",
+    "full_settings",
     "load_plan",
     "plan",
     "plan_fingerprint",
@@ -44,6 +51,7 @@ def plan(
     assignments: Mapping[str, Any] | None = None,
     plan_file: Path | None = None,
     machine: Machine | None = None,
+    compare: bool = False,
 ) -> Plan:
     """Decide every setting for a data set and a machine.
 
@@ -54,6 +62,7 @@ def plan(
         assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
         plan_file: a ``plan.toml``, whole or in part.
         machine: where training will run; this machine by default.
+        compare: also estimate the alternatives, which may take some more seconds of rehearsal.
 
     Raises:
         UsageError: unknown, impossible or contradictory values, all together.
@@ -62,9 +71,11 @@ def plan(
     given = _fold_base_model(base_model, assignments or {})
     recipe, choices = gather(given, recipe=recipe, plan_file=plan_file)
     info = models.base_info(choices["model.base_model"].value, choices["model.revision"].value)
+    here = machine is None
     machine = machine or hardware.describe_machine(storage.cache_folder())
     grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
     chosen, reasons = resolve(choices, grounds, small_data=recipe != "stock")
+    terms: Rehearse = rehearsed_terms if here else _not_rehearsed
     return Plan(
         settings=chosen,
         reasons=reasons,
@@ -72,7 +83,42 @@ def plan(
         dataset_fingerprint=dataset.fingerprint,
         classes=grounds.classes,
         machine=machine,
-        estimate=estimate(chosen, grounds),
+        estimate=estimate(chosen, grounds, terms(unquantized(chosen), grounds)),
+        alternatives=alternatives(chosen, grounds, terms) if compare else (),
+    )
+
+
+def rehearsed_terms(
+    chosen: Settings, grounds: Grounds, *, full: bool = False, least_seconds: float = WORTH_SECONDS
+) -> Rehearsal | None:
+    """Return what a rehearsal of the plan measured here, or None where the job is over before it would pay."""
+    if estimate(chosen, grounds).train_seconds < least_seconds:
+        return None
+    return rehearsal.rehearse(specification(chosen, grounds, full=full), cache=storage.cache_folder())
+
+
+def _not_rehearsed(_: Settings, __: Grounds, *, full: bool = False) -> None:
+    """Return nothing: the plan is for another machine."""
+
+
+def specification(chosen: Settings, grounds: Grounds, *, full: bool = False) -> rehearsal.Specification:
+    """Return what a rehearsal must know of a plan."""
+    compute = chosen.compute
+    return rehearsal.Specification(
+        folder=str(grounds.info.folder),
+        classes=grounds.classes,
+        device=compute.device or "cpu",
+        precision=compute.precision or "fp32",
+        attention=compute.attention or "eager",
+        prediction_attention=prediction_attention(chosen, grounds.machine),
+        packed=compute.engine == "packed",
+        adapted=not full,
+        r=chosen.lora.r,
+        target_modules=chosen.lora.target_modules or grounds.info.linear_names,
+        # Measured on numbers: what codes cost beside is arithmetic.
+        bits=None,
+        budget=compute.tokens_per_micro_batch or grounds.info.max_length * chosen.training.batch_size,
+        max_length=chosen.text.max_length or grounds.info.max_length,
     )
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from textlora import settings
 from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
-from textlora.planning.estimating import BYTES, RUNTIME_GB, Shape, activations_gb, steps, weights_gb
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
+from textlora.planning.rough import RUNTIME_BYTES, activations_gb
+from textlora.planning.shapes import BYTES, weights_gb
+from textlora.planning.workload import steps
 from textlora.settings import Settings
 from textlora.types import Machine
 
@@ -206,18 +208,28 @@ def prediction_attention(settings: Settings, machine: Machine) -> str:
 
 def _tokens_per_micro_batch(chosen: Choices, grounds: Grounds) -> Decision:
     device, info = str(chosen["compute.device"].value), grounds.info
-    shape = Shape.of(chosen)
-    weights = weights_gb(info, value_bytes=shape.bytes, bits=chosen["quantization.bits"].value)
-    free = _free_gb(device, grounds.machine) - RUNTIME_GB - weights
+    size = BYTES[chosen["compute.precision"].value]
+    weights = weights_gb(info, value_bytes=size, bits=chosen["quantization.bits"].value)
+    free = _free_gb(device, grounds.machine) - RUNTIME_BYTES / 1e9 - weights
     sizes = MICRO_BATCHES[device]
     for tokens in sizes:
-        needed = activations_gb(tokens, shape, info)
+        needed = _kept_gb(tokens, chosen, grounds)
         if needed <= ACTIVATION_SHARE * free:
             return (
                 tokens,
                 f"{tokens:,} tokens keep about {needed:.1f} GB of activations; {max(free, 0):.1f} GB are free",
             )
     return sizes[-1], f"the least that is useful; only {max(free, 0):.1f} GB are free"
+
+
+def _kept_gb(tokens: int, chosen: Choices, grounds: Grounds) -> float:
+    return activations_gb(
+        tokens,
+        length=chosen["text.max_length"].value,
+        value_bytes=BYTES[chosen["compute.precision"].value],
+        eager=chosen["compute.attention"].value == "eager",
+        info=grounds.info,
+    )
 
 
 def _free_gb(device: str, machine: Machine) -> float:
@@ -293,7 +305,7 @@ def _mention_saving(chosen: Choices, grounds: Grounds) -> None:
     size = BYTES[chosen["compute.precision"].value]
     saved = weights_gb(info, value_bytes=size) - weights_gb(info, value_bytes=size, bits=bits.value)
     tokens = chosen["compute.tokens_per_micro_batch"].value or info.max_length * chosen["training.batch_size"].value
-    kept = activations_gb(tokens, Shape.of(chosen), info)
+    kept = _kept_gb(tokens, chosen, grounds)
     reason = f"{bits.reason}; saves {saved:.2f} GB of weights, beside about {kept:.1f} GB of activations that stay"
     chosen["quantization.bits"] = Choice(bits.value, reason, bits.source)
 

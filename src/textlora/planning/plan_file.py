@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,19 @@ def _meta(document: Mapping[str, Any], path: Path, key: str, kind: type[Any]) ->
 
 
 def _table(document: Mapping[str, Any], path: Path, noun: type[Any]) -> Any:
-    """Read a noun from its table; what stands there as None was not written."""
+    """Read a noun from its table; what stands there as None was not written, a default perhaps by an older version."""
     name = noun.__name__.lower()
-    empty = dict.fromkeys(field.name for field in fields(noun))
+    empty = dict.fromkeys(field.name for field in fields(noun) if _required(field))
     try:
         return TypeAdapter(noun).validate_python(empty | document.get(name, {}))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([name, *map(str, first["loc"])])
         raise _damaged(path, f"{place}: {first['msg']}") from error
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _damaged(path: Path, what: str) -> UsageError:

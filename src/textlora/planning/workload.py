@@ -1,0 +1,131 @@
+"""How much there is to compute: the data's lengths, cut into micro-batches as training does it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from textlora.batching import ROW_STEP, TEXT_STEP, group_size, micro_batches, packed_batches, padded_length
+from textlora.planning.grounds import QUANTILES, Grounds
+from textlora.settings import Settings
+
+SIMULATED_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One pass over some rows, as computed: padding counted.
+
+    Attributes:
+        tokens: tokens of the pass.
+        pairs: pairs of tokens that attend to each other; a text of T tokens has T * T.
+        micro_batches: forward passes.
+        largest: tokens of the largest micro-batch.
+        largest_pairs: pairs in the micro-batch that has most of them.
+        row_counts: different numbers of rows among the micro-batches.
+        text_groups: different groups of texts that attention works on together.
+        widest: padded length of the longest text.
+    """
+
+    tokens: int
+    pairs: int
+    micro_batches: int
+    largest: int
+    largest_pairs: int
+    row_counts: int
+    text_groups: int
+    widest: int
+
+
+NOTHING = Load(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def steps(rows: int, batch_size: int, epochs: float) -> int:
+    """Return the optimiser steps of a training, as Trainer counts them."""
+    return math.ceil(math.ceil(rows / batch_size) * epochs)
+
+
+def load(rows: int, batch_size: int, chosen: Settings, grounds: Grounds, *, budget: int | None = None) -> Load:
+    """Cut texts of the data's lengths into micro-batches as training does, and count.
+
+    Args:
+        rows: texts of the pass.
+        batch_size: texts that are cut together.
+        chosen: resolved settings.
+        grounds: for the lengths.
+        budget: tokens per micro-batch; the plan's by default.
+    """
+    if rows == 0:
+        return NOTHING
+    length = chosen.text.max_length or grounds.info.max_length
+    drawn = _spread(grounds.lengths.quantiles, min(rows, SIMULATED_STEPS * batch_size), length)
+    random.Random(0).shuffle(drawn)  # noqa: S311 - no secret, only the same order every time
+    if chosen.text.padding == "max_length":
+        drawn = [length] * len(drawn)
+    tokens = chosen.compute.tokens_per_micro_batch or 0 if budget is None else budget
+    batches = [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
+    packed = chosen.compute.engine == "packed"
+    passes = [found for batch in batches for found in _passes(batch, tokens, length, packed=packed)]
+    share = rows / len(drawn)
+    return Load(
+        tokens=round(sum(found.tokens for found in passes) * share),
+        pairs=round(sum(found.pairs for found in passes) * share),
+        micro_batches=math.ceil(len(passes) * share),
+        largest=max(found.tokens for found in passes),
+        largest_pairs=max(found.pairs for found in passes),
+        row_counts=len({found.shape for found in passes}),
+        text_groups=len({group for found in passes for group in found.groups}),
+        widest=max(found.widest for found in passes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One forward pass: tokens and pairs computed, longest text, shape of the products, groups in attention."""
+
+    tokens: int
+    pairs: int
+    widest: int
+    shape: tuple[int, int]
+    groups: frozenset[tuple[int, int]]
+
+
+def _passes(lengths: Sequence[int], budget: int, limit: int, *, packed: bool) -> Iterator[_Pass]:
+    """Yield the forward passes over the samples of one optimiser step."""
+    if packed:
+        for rows in packed_batches(lengths, budget):
+            texts = [lengths[row] for row in rows]
+            tokens = -(-sum(texts) // ROW_STEP) * ROW_STEP
+            padded = [-(-length // TEXT_STEP) * TEXT_STEP for length in texts]
+            pairs = sum(length * length for length in padded)
+            yield _Pass(tokens, pairs, max(texts), (tokens, 1), frozenset(_groups(padded)))
+        return
+    for rows in micro_batches(lengths, budget, limit=limit):
+        width = padded_length(max(lengths[row] for row in rows), limit)
+        shape = (width, len(rows))
+        yield _Pass(width * len(rows), width * width * len(rows), width, shape, frozenset({shape}))
+
+
+def _groups(padded: Sequence[int]) -> Iterator[tuple[int, int]]:
+    for length, texts in groupby(padded):
+        number, size = len(list(texts)), group_size(length)
+        if number >= size:
+            yield length, size
+        if number % size:
+            yield length, number % size
+
+
+def _spread(quantiles: Sequence[int], number: int, limit: int) -> list[int]:
+    """Return ``number`` lengths that follow the quantiles, cut at ``limit``, shortest first."""
+    lengths, place = [], 0
+    for index in range(number):
+        share = (index + 0.5) / number
+        while QUANTILES[place + 1] < share:
+            place += 1
+        low, high = quantiles[place], quantiles[place + 1]
+        within = (share - QUANTILES[place]) / (QUANTILES[place + 1] - QUANTILES[place])
+        lengths.append(max(1, min(limit, round(low + within * (high - low)))))
+    return lengths
