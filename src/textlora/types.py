@@ -35,16 +35,31 @@ class Split:
 
     The columns of prepared data read from the disk what is asked for: go through them or take
     slices, rather than making lists of them.
+
+    Attributes:
+        groups: which group each row belongs to, where ``--group`` named a column; a row without a
+            value is a group of its own.
+        near_duplicates: which rows have a near-duplicate somewhere in the data, where any row has.
+        leaked: which rows of a given file have a near-duplicate in training.
     """
 
     ids: Sequence[str]
     texts: Sequence[str]
     labels: Sequence[int]
+    groups: Sequence[str] | None = None
+    near_duplicates: Sequence[bool] | None = None
+    leaked: Sequence[bool] | None = None
 
     def __post_init__(self) -> None:
         """Refuse columns of different length."""
-        if not len(self.ids) == len(self.texts) == len(self.labels):
-            raise ValueError("ids, texts and labels differ in length")
+        columns = (self.ids, self.texts, self.labels, *self.annotations().values())
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("the columns of a split differ in length")
+
+    def annotations(self) -> dict[str, Sequence[str] | Sequence[bool]]:
+        """Return the columns that not every split has, by name, where they are there."""
+        found = {"group": self.groups, "near_duplicate": self.near_duplicates, "leaked": self.leaked}
+        return {name: column for name, column in found.items() if column is not None}
 
     def __len__(self) -> int:
         """Return the number of rows."""
