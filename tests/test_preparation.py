@@ -873,6 +873,8 @@ def test_progress(tmp_path, out):
         ("read", 1_000, None),
         ("read", 2_000, None),
         ("read", 2_500, None),
+        ("sketch", 2_500, 2_500),
+        *(("near-duplicates", band, 37) for band in range(1, 38)),
         ("count tokens", 1_024, 2_500),
         ("count tokens", 2_048, 2_500),
         ("count tokens", 2_500, 2_500),

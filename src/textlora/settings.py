@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from textlora.errors import UsageError, did_you_mean
 
+LEAST_SIMILARITY = 0.5
+"""Smallest Jaccard similarity that near-duplicates are looked for at."""
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
@@ -44,6 +47,26 @@ class DataSettings(Section):
     max_quarantined_share: float = Field(
         0.2, gt=0, le=1, description="Stop when a larger share of the lines is broken: the file itself is suspect."
     )
+    near_duplicates: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Texts that share so much of their character 5-grams (Jaccard) stay in one split; 0 does not look for them.",
+    )
+    group_column: str | None = Field(
+        None, min_length=1, description="Rows with the same value in this column stay in one split."
+    )
+    time_column: str | None = Field(
+        None, min_length=1, description="Split by this column: the oldest rows train, the newest are the test."
+    )
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def refuse_unrelated(cls, value: float) -> float:
+        """Refuse thresholds at which texts that have nothing to do with each other would be compared."""
+        if 0 < value < LEAST_SIMILARITY:
+            raise ValueError(f"0 or a number from {LEAST_SIMILARITY:g} to 1")
+        return value
 
 
 class ModelSettings(Section):
@@ -181,7 +204,12 @@ def flatten(settings: Settings) -> dict[str, Any]:
 
 
 # What None means where it does not mean "the planner decides".
-NONE_MEANS = {"data.sample": "all rows", "quantization.bits": "off"}
+NONE_MEANS = {
+    "data.sample": "all rows",
+    "data.group_column": "none",
+    "data.time_column": "none",
+    "quantization.bits": "off",
+}
 
 
 def show(name: str, value: Any) -> str:

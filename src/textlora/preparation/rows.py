@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textlora.errors import DataError
+from textlora.preparation.attributes import GROUP
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, SHOWN_PLACES, Entry, Ledger, Place
 from textlora.preparation.request import Origin
 from textlora.preparation.spilling import Spill
@@ -25,7 +26,8 @@ class Rows:
     """All whole rows, sampled ones only, in the order main source, validation file, test file.
 
     A row has a text and label in ``spill``, and at the same place in these arrays: ``hashes``
-    (N, 2) of the cleaned text, ``labels`` (N,) as numbers into ``label_texts``, ``lines`` (N,),
+    (N, 2) of the cleaned text, ``groups`` (N,) by a hash of their names, which is 0 where there is
+    none, or None where nobody asked for groups, ``labels`` (N,) as numbers into ``label_texts``, ``lines`` (N,),
     ``classes`` (N,) once the label names are known, and ``reasons`` (N,), which is 0 as long as the
     row is kept and else one more than the place of the reason in ``reason_texts``.
 
@@ -44,7 +46,9 @@ class Rows:
         self._label_column = label_column
         self._label_numbers: dict[str, int] = {}
         self._ends: dict[Origin, int] = {}
+        self.groups: NDArray[np.uint64] | None = None
         self._hashes = bytearray()
+        self._groups = bytearray()
         self._labels = array("H")
         self._lines = array("q")
         self._reasons = array("H")
@@ -72,6 +76,8 @@ class Rows:
     def seal(self) -> None:
         """End the adding: the arrays are there from now on."""
         self.hashes = np.frombuffer(self._hashes, np.uint64).reshape(-1, 2)
+        groups = np.frombuffer(self._groups, np.uint64)
+        self.groups = groups if groups.any() else None
         self.labels = np.frombuffer(self._labels, np.uint16)
         self.lines = np.frombuffer(self._lines, np.int64)
         self.reasons = np.frombuffer(self._reasons, np.uint16).copy()
@@ -113,7 +119,9 @@ class Rows:
         self.set_aside(self.reasons.copy(), list(self.reason_texts), ledger)
 
     def _append(self, entry: Entry, text: bytes, label: str, number: int) -> None:
-        self.spill.append(entry.id, entry.line, text, label)
+        self.spill.append(entry.id, entry.line, text, label, extra=entry.extra)
+        if entry.extra:
+            self._groups += group_hash(entry.extra[GROUP])
         self._labels.append(number)
         self._lines.append(entry.line)
         self._reasons.append(0)
@@ -141,6 +149,11 @@ class Rows:
     def _label_counts(self, rows: NDArray[np.intp]) -> dict[str, int]:
         """Return how often the labels of some rows occur, in the order of their first row, cut as the rows are."""
         return {self.label_texts[number][:CELL_LIMIT]: count for number, count in counts_in_order(self.labels[rows])}
+
+
+def group_hash(group: str) -> bytes:
+    """Return eight bytes that stand for a group."""
+    return hashlib.blake2b(group.encode(), digest_size=8).digest() if group else bytes(8)
 
 
 def counts_in_order(numbers: NDArray[np.uint16]) -> list[tuple[int, int]]:
