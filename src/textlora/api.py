@@ -91,6 +91,9 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
     encoding: str | None = None,
     out: str | Path | None = None,
     sample: float | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    near_duplicates: float | None = None,
     seed: int | None = None,
     base_model: str | None = None,
     progress: Progress | None = None,
@@ -107,6 +110,9 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         encoding: of the files, when neither UTF-8 nor UTF-16.
         out: the run folder, ``runs/<name of the file>`` by default.
         sample: share of the rows to draw.
+        group: column whose equal values stay in one split.
+        time: column to split by: the oldest rows train, the newest are the test.
+        near_duplicates: similarity from which texts stay in one split, 0.8 by default; 0 is off.
         seed: of the sample and the splits.
         base_model: whose tokenizer measures the texts; without it no lengths are found.
         progress: called with stage, rows done, rows in all and a note.
@@ -116,7 +122,10 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         UsageError: a column, label list or encoding that makes no sense.
         ResourceError: the folder cannot be written.
     """
-    flat = {"data.sample": sample, "seed": seed}
+    flat = {
+        "data.sample": sample, "data.group_column": group, "data.time_column": time,
+        "data.near_duplicates": near_duplicates, "seed": seed,
+    }  # fmt: skip
     chosen = settings.build({name: value for name, value in flat.items() if value is not None})
     options = DataOptions(text, label, labels, test, validation, encoding)
     return _prepare(source, Path(out or default_folder(source)), options, chosen, base_model, progress)

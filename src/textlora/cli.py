@@ -69,6 +69,18 @@ Encoding = Annotated[
     str | None,
     typer.Option("--encoding", help="Text encoding, when neither UTF-8 nor UTF-16.", rich_help_panel=DATA_PANEL),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group", help="Column whose equal values stay in one split, such as an author.", rich_help_panel=DATA_PANEL
+    ),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time", help="Column to split by: the oldest rows train, the newest test.", rich_help_panel=DATA_PANEL
+    ),
+]
 Backup = Annotated[
     Path | None,
     typer.Option("--backup", help="Folder on another disk that gets a copy of the run with every checkpoint."),
@@ -105,11 +117,13 @@ def fit(
     test: TestFile = None,
     validation: ValidationFile = None,
     encoding: Encoding = None,
+    group: Group = None,
+    time: Time = None,
 ) -> None:
     """Prepare, plan, train, evaluate and report; a repeated call goes on where the last one stopped."""
     from textlora import api
 
-    options = _plan_options(base_model, recipe, set_, plan, sample)
+    options = _plan_options(base_model, recipe, set_, plan, _data(sample, group, time))
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     folder = out or api.default_folder(data)
     results = []
@@ -140,11 +154,13 @@ def prepare(
     test: TestFile = None,
     validation: ValidationFile = None,
     encoding: Encoding = None,
+    group: Group = None,
+    time: Time = None,
 ) -> None:
     """Read, check, clean and split the rows."""
     from textlora import api
 
-    options = _plan_options(base_model, "default", set_, None, sample)
+    options = _plan_options(base_model, "default", set_, None, _data(sample, group, time))
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     with _reporter() as reporter:
         dataset = api.prepare_folder(
@@ -177,7 +193,7 @@ def plan(
         return
     if target is None:
         raise UsageError("plan needs a run folder or a data file.", hint="For instance: textlora plan reviews.csv")
-    options = _plan_options(base_model, recipe, set_, plan, None)
+    options = _plan_options(base_model, recipe, set_, plan, {})
     with _reporter() as reporter:
         made = api.plan_folder(target, out, options, overwrite=overwrite, progress=reporter)
     _print_json({"plan": made}) if as_json else _show(made)
@@ -352,14 +368,22 @@ def clean(
 
 
 def _plan_options(
-    base_model: str | None, recipe: str, assignments: list[str] | None, plan_file: Path | None, sample: float | None
+    base_model: str | None,
+    recipe: str,
+    assignments: list[str] | None,
+    plan_file: Path | None,
+    data: dict[str, Any],
 ) -> Any:
     from textlora import api
 
-    flat = settings.parse_assignments(assignments or [])
-    if sample is not None:
-        flat["data.sample"] = sample
+    flat = settings.parse_assignments(assignments or []) | data
     return api.PlanOptions(base_model, recipe, flat, plan_file)
+
+
+def _data(sample: float | None, group: str | None, time: str | None) -> dict[str, Any]:
+    """Return the data settings that have an option of their own, as far as they are given."""
+    options = {"data.sample": sample, "data.group_column": group, "data.time_column": time}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _split(labels: str | None) -> list[str] | None:

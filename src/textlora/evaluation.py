@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from textlora import metrics, storage
 from textlora.errors import TrainingError, UsageError, did_you_mean
-from textlora.types import SPLIT_NAMES, Baseline, Dataset, Evaluation, Mistake, Run, Slice, Split
+from textlora.types import SPLIT_NAMES, Baseline, Dataset, Evaluation, Interval, Leakage, Mistake, Run, Slice, Split
 
 LENGTH_EDGES = (64, 128, 256, 512)
 MISTAKES = 20
@@ -131,6 +131,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         seconds=seconds,
         dataset_fingerprint=dataset.fingerprint,
         run_fingerprint=scorer.fingerprint,
+        leakage=_leakage(judged, resamples, dataset),
     )
     storage.make_folder(run_folder)
     _write_predictions(run_folder / storage.PREDICTIONS, judged)
@@ -231,6 +232,24 @@ def _scores(judged: _Judged, resamples: int, dataset: Dataset) -> metrics.Scores
     return metrics.bootstrap(
         judged.labels, judged.probabilities, label_names=judged.label_names, resamples=resamples, seed=dataset.info.seed
     )
+
+
+def _leakage(judged: _Judged, resamples: int, dataset: Dataset) -> Leakage | None:
+    """Return the scores on the rows that have a near-duplicate in training, and on those that have none."""
+    if judged.rows.leaked is None:
+        return None
+    leaked = np.asarray(judged.rows.leaked, np.bool_)
+    hits, rows = int(judged.right[leaked].sum()), int(leaked.sum())
+    others: Mapping[str, Interval] = {}
+    if rows < len(leaked):
+        others = metrics.bootstrap(
+            judged.labels[~leaked],
+            judged.probabilities[~leaked],
+            label_names=judged.label_names,
+            resamples=resamples,
+            seed=dataset.info.seed,
+        ).metrics
+    return Leakage(rows, metrics.wilson(hits, rows), others) if rows else None
 
 
 def _by_length(judged: _Judged, tokens: NDArray[np.int64]) -> tuple[Slice, ...]:

@@ -506,6 +506,21 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Leakage:
+    """What near-duplicates of training rows among the scored rows do to the scores.
+
+    Attributes:
+        rows: how many of the scored rows are leaked.
+        accuracy: on the leaked rows alone.
+        others: all metrics on the other rows, by name as in ``Evaluation``; empty where all rows are leaked.
+    """
+
+    rows: int
+    accuracy: Interval
+    others: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
 class Mistake:
     """A wrong prediction; ``probability`` is what the model gave to ``predicted``."""
 
@@ -553,6 +568,8 @@ class Evaluation:
     seconds: float
     dataset_fingerprint: str
     run_fingerprint: str
+    leakage: Leakage | None = None
+    """With and without leaked rows, where a given file has any."""
 
 
 @dataclass(frozen=True, slots=True)
