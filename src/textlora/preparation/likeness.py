@@ -189,8 +189,8 @@ class _Search:
             roots = np.where(giants, self._clusters(threshold, giants, linking=False), roots)
         clusters = np.arange(len(self._rows), dtype=np.int32)
         clusters[self._places] = self._places[roots]
-        links = np.concatenate([np.zeros((0, 2), np.int64), *self._links])
-        return Likeness(clusters, self._places[np.unique(links, axis=0)].astype(np.int64), tightened, self._left <= 0)
+        links = self._places[_different(self._links)].astype(np.int64)
+        return Likeness(clusters, links, tightened, self._left <= 0)
 
     def _giants(self, roots: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return which rows (M,) are in a cluster that is too large."""
@@ -235,7 +235,7 @@ class _Search:
 
     def _compare(self, held: Sequence[NDArray[np.int64]], threshold: float, forest: Forest) -> None:
         """Compare the texts of pairs and take in those that are alike."""
-        pairs = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *held]), axis=0)[: max(0, self._left)]
+        pairs = _different(held)[: max(0, self._left)]
         self._left -= len(pairs)
         for part in self._portions(pairs):
             alike = part[self._similarity(part) >= threshold]
@@ -258,3 +258,10 @@ class _Search:
         wanted, numbers = np.unique(pairs, return_inverse=True)
         parts = [Sets.of(similarity.shingle(texts)) for texts in _pieces(self._rows, self._places[wanted])]
         return similarity.jaccard(Sets.joined(parts), numbers.reshape(-1, 2))
+
+
+def _different(held: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return all pairs (P, 2) of several arrays once, in order."""
+    pairs = np.concatenate([np.zeros((0, 2), np.int64), *held])
+    keys = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
+    return np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1)

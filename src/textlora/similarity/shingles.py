@@ -98,7 +98,8 @@ def _windows(characters: NDArray[Any]) -> NDArray[np.uint64]:
     """Return a number for the n-gram that begins at each character (L,); the last few are cut short."""
     found = np.zeros(len(characters) + 1, np.uint64)
     for place, factor in enumerate(_FACTORS):
-        found[: len(characters) - place] += characters[place:].astype(np.uint64) * factor
+        later = characters[place:]
+        found[: len(later)] += later.astype(np.uint64) * factor
     return found
 
 
