@@ -27,7 +27,7 @@ from textlora.similarity import Banding, Forest, Sets
 
 COMPARED = 32
 """Pairs that are compared at most, for each row; texts of one template would have no end of them."""
-LEAST_COMPARED = 2_000_000
+LEAST_COMPARED = 1_000_000
 GIANT_SHARE = 0.25
 """A cluster of more than this share of all rows, or of those with one label, is held together by a template."""
 GIANT_ROWS = 20
@@ -175,7 +175,8 @@ class _Search:
         self._sketches = sketches
         self._ledger = ledger
         self._main = int(rows.kept(MAIN).sum())
-        self._left = max(COMPARED * len(places), LEAST_COMPARED)
+        self._left = 0
+        self._exhausted = False
         self._links: list[NDArray[np.int64]] = []
 
     def run(self, threshold: float) -> Likeness:
@@ -190,7 +191,7 @@ class _Search:
         clusters = np.arange(len(self._rows), dtype=np.int32)
         clusters[self._places] = self._places[roots]
         links = self._places[_different(self._links)].astype(np.int64)
-        return Likeness(clusters, links, tightened, self._left <= 0)
+        return Likeness(clusters, links, tightened, self._exhausted)
 
     def _giants(self, roots: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return which rows (M,) are in a cluster that is too large."""
@@ -210,17 +211,21 @@ class _Search:
 
     def _clusters(self, threshold: float, among: NDArray[np.bool_], *, linking: bool) -> NDArray[np.int32]:
         """Return the first row of the cluster of each row (M,); rows that are not ``among`` them are alone."""
+        self._left = max(COMPARED * int(among.sum()), LEAST_COMPARED)
         forest = Forest(len(self._places))
         held: list[NDArray[np.int64]] = []
         for band in range(self._sketches.bands):
             for pairs in similarity.candidate_pairs(self._sketches.band(band)):
                 held.append(self._open(pairs, among, forest, linking))
-                # What equals a text is told first: it spares all further comparisons of the two.
-                if band == 0 or sum(map(len, held)) >= _VERIFIED_PAIRS:
-                    self._compare(held, threshold, forest)
+                # Equal texts come first and whatever it takes: they must never be parted.
+                if band == 0:
+                    self._compare(_different(held), threshold, forest)
+                    held = []
+                elif sum(map(len, held)) >= _VERIFIED_PAIRS:
+                    self._compare(self._affordable(held), threshold, forest)
                     held = []
             self._ledger.progress("near-duplicates", band + 1, self._sketches.bands)
-        self._compare(held, threshold, forest)
+        self._compare(self._affordable(held), threshold, forest)
         return forest.roots()
 
     def _open(
@@ -233,10 +238,16 @@ class _Search:
         found: NDArray[np.int64] = pairs[((given == _MAIN_MAIN) & fresh) | ((given == _MAIN_GIVEN) & linking)]
         return found
 
-    def _compare(self, held: Sequence[NDArray[np.int64]], threshold: float, forest: Forest) -> None:
-        """Compare the texts of pairs and take in those that are alike."""
-        pairs = _different(held)[: max(0, self._left)]
+    def _affordable(self, held: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Return the different pairs, as many as may still be compared."""
+        pairs = _different(held)
+        self._exhausted |= len(pairs) > self._left
+        pairs = pairs[: self._left]
         self._left -= len(pairs)
+        return pairs
+
+    def _compare(self, pairs: NDArray[np.int64], threshold: float, forest: Forest) -> None:
+        """Compare the texts of pairs and take in those that are alike."""
         for part in self._portions(pairs):
             alike = part[self._similarity(part) >= threshold]
             linking = alike[:, 1] >= self._main

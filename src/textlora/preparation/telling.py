@@ -92,11 +92,14 @@ def _note_leaked(rows: Rows, leaked: NDArray[np.bool_], origin: Origin, ledger: 
     if not len(found):
         return
     share = len(found) / int(rows.kept(origin).sum())
+    one = len(found) == 1
+    what, fate = ("row", "is a near-duplicate") if one else ("rows", "are near-duplicates")
+    stay, without = ("it stays there and is", "it") if one else ("they stay there and are", "them")
     ledger.note(
         "leaked",
         "warning",
-        f"{len(found):,} rows of the {origin} file ({share:.1%}) are near-duplicates of training rows ({_places(rows, found, ledger)}); "
-        "they stay in it and are marked, and evaluate shows the score with and without them.",
+        f"{len(found):,} {what} of the {origin} file ({share:.1%}) {fate} of training rows ({_places(rows, found, ledger)}); "
+        f"{stay} marked, and evaluate shows the score with and without {without}.",
         len(found),
     )
 

@@ -18,10 +18,10 @@ from textlora.preparation.ledger import Entry, Ledger, Place
 MISSING = "missing time"
 SHOWN_PROBLEMS = 10
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(.*)")
-_DOTS = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(.*)")
-_YEAR_FIRST = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})(.*)")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(.*)", re.ASCII)
+_DOTS = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(.*)", re.ASCII)
+_YEAR_FIRST = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})(.*)", re.ASCII)
 _ZONE = re.compile(r" ?(UTC|GMT|Z)$")
 _NAMED = (
     "%b %d, %Y",
