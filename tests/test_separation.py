@@ -14,8 +14,8 @@ from tests.test_preparation import append, balanced, findings, ids, quarantine, 
 from tests.test_similarity import grams
 from textlora import storage
 from textlora.errors import DataError, UsageError
+from textlora.preparation import is_current, load_dataset, prepare
 from textlora.preparation import likeness as likeness_module
-from textlora.preparation import load_dataset, prepare
 from textlora.preparation.times import parse_time
 from textlora.settings import build, recipe
 
@@ -456,6 +456,30 @@ def test_groups_that_a_given_file_shares(tmp_path, out):
     assert dataset.test.groups is None
     assert dataset.validation.groups is not None
     assert findings(dataset, "no_groups")[0].message == "The test file has no column for the group: its rows have none."
+
+
+def test_columns_kept_for_slices(tmp_path, out):
+    rows = [(*row, f"author {n % 9}", ("web", "mail", "")[n % 3]) for n, row in enumerate(rows_of(60))]
+    path = write(tmp_path, rows, header=(*GROUPED, "source"))
+    settings = build({"data.slice_columns": ("source", "author"), "data.group_column": "author"})
+    test = write(
+        tmp_path,
+        [(*row, "web") for row in rows_of(10, prefix="test")],
+        "test.csv",
+        header=("review", "sentiment", "source"),
+    )
+    dataset = prepare(path, out=out, settings=settings, test=test)
+    for split in (dataset.train, dataset.validation):
+        assert set(split.slices) == {"source", "author"}
+        assert list(split.slices["source"]) == [rows[int(row)][3] for row in split.ids]
+        assert list(split.slices["author"]) == [rows[int(row)][2] for row in split.ids]
+    assert set(dataset.test.slices["source"]) == {"web"}
+    assert set(dataset.test.slices["author"]) == {""}
+    assert load_dataset(out) == dataset
+    assert is_current(out, path, settings=settings, test=test)
+    assert refused(UsageError, path, out, slice_columns=("soruce",)).splitlines()[0] == (
+        f"There is no column 'soruce' in {path}, which shall be kept for slices. Did you mean 'source'?"
+    )
 
 
 def test_columns_that_are_not_there_or_are_taken(tmp_path, out):

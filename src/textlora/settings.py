@@ -60,6 +60,10 @@ class DataSettings(Section):
         None, min_length=1, description="Split by this column: the oldest rows train, the newest are the test."
     )
 
+    slice_columns: tuple[str, ...] = Field(
+        (), description="Columns kept with the rows, such as their source, to score the rows of each value apart."
+    )
+
     @field_validator("near_duplicates")
     @classmethod
     def refuse_unrelated(cls, value: float) -> float:
@@ -282,7 +286,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return flat
 
 
-LIST_SETTINGS = ("tracking", "lora.target_modules")
+LIST_SETTINGS = ("tracking", "data.slice_columns", "lora.target_modules")
 
 
 def _typed(name: str, value: str) -> Any:

@@ -18,6 +18,8 @@ from textlora.settings import Settings, flatten, show
 
 Task = Literal["single_label", "multi_label"]
 SPLIT_NAMES = ("train", "validation", "test")
+SLICE = "column:"
+"""What stands before the name of a kept column in the files of a split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Split:
             value is a group of its own.
         near_duplicates: which rows have a near-duplicate somewhere in the data, where any row has.
         leaked: which rows of a given file have a near-duplicate in training.
+        slices: the columns that ``data.slice_columns`` keeps, by name; empty cells are ``""``.
     """
 
     ids: Sequence[str]
@@ -49,6 +52,7 @@ class Split:
     groups: Sequence[str] | None = None
     near_duplicates: Sequence[bool] | None = None
     leaked: Sequence[bool] | None = None
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse columns of different length."""
@@ -59,7 +63,8 @@ class Split:
     def annotations(self) -> dict[str, Sequence[str] | Sequence[bool]]:
         """Return the columns that not every split has, by name, where they are there."""
         found = {"group": self.groups, "near_duplicate": self.near_duplicates, "leaked": self.leaked}
-        return {name: column for name, column in found.items() if column is not None}
+        kept = {f"{SLICE}{name}": column for name, column in self.slices.items()}
+        return {name: column for name, column in found.items() if column is not None} | kept
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -91,7 +91,7 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
     ledger = Ledger(progress or _silent, {origin: line_unit(origin, table) for origin, table in tables.items()})
     note_columns(ledger, tables[MAIN], columns)
     with closing(Spill(folder)) as texts, closing(Spill(folder)) as broken:
-        rows = Rows(texts, columns.label)
+        rows = Rows(texts, columns.label, attributes.kept)
         entries = read_all(tables, columns, attributes, request.settings, ledger, broken)
         clock = Clock(attributes.time) if attributes.time else None
         collect(entries, rows, ledger, markup=request.settings.data.clean_html, clock=clock)

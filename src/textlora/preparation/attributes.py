@@ -1,4 +1,4 @@
-"""Columns that are read beside text and label: the group of a row, and its time."""
+"""Columns that are read beside text and label: the group of a row, its time, and what its slices are told by."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from textlora.readers import Columns, Row, Table
 from textlora.settings import DataSettings
 
 Extra = tuple[str, ...]
-GROUP, TIME = 0, 1
-"""Places in ``Entry.extra``, where there is any."""
+GROUP, TIME, KEPT = 0, 1, 2
+"""Places in ``Entry.extra``, where there is any; the kept columns begin at the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Names of the columns, each None when not asked for."""
+    """Names of the columns; group and time are None when not asked for, ``kept`` are those for slices."""
 
     group: str | None = None
     time: str | None = None
+    kept: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Those that were asked for."""
-        return tuple(name for name in (self.group, self.time) if name is not None)
+        return (*(name for name in (self.group, self.time) if name is not None), *self.kept)
 
     def reader(self, origin: Origin, columns: Sequence[str]) -> Callable[[Row, str], Extra]:
         """Return what takes the attributes out of a row of a table, given the row and its id.
@@ -36,14 +37,14 @@ class Attributes:
         """
         group = _place(self.group, columns)
         time = None if origin else _place(self.time, columns)
+        kept = [_place(name, columns) for name in self.kept]
 
         def read(row: Row, row_id: str) -> Extra:
             if not self.names:
                 return ()
-            found = checks.as_label(row.values[group]) if group is not None else ""
-            when = checks.as_text(row.values[time]) if time is not None else ""
             own = f"row {row_id}" if group is not None else ""
-            return found or own, " ".join((when or "").split())
+            when = checks.as_text(row.values[time]) if time is not None else ""
+            return _label(row, group) or own, " ".join((when or "").split()), *(_label(row, place) for place in kept)
 
         return read
 
@@ -54,18 +55,19 @@ def find_attributes(settings: DataSettings, table: Table) -> Attributes:
     Raises:
         UsageError: the table has no such columns.
     """
-    named = {"group": settings.group_column, "time": settings.time_column}
+    attributes = Attributes(settings.group_column, settings.time_column, tuple(dict.fromkeys(settings.slice_columns)))
+    kinds = {settings.group_column: "the group", settings.time_column: "the time"}
     problems = [
-        f"There is no column {name!r} in {table.name}, which shall be the {kind}.{did_you_mean(name, table.columns)}"
-        for kind, name in named.items()
-        if name is not None and name not in table.columns
+        f"There is no column {name!r} in {table.name}, which shall be {kinds.get(name, 'kept for slices')}.{did_you_mean(name, table.columns)}"
+        for name in attributes.names
+        if name not in table.columns
     ]
     listed = f"Columns: {', '.join(table.columns)}."
     if len(problems) == 1:
         raise UsageError(problems[0], hint=listed)
     if problems:
         raise UsageError(f"Some columns are not in {table.name}:", problems=problems, hint=listed)
-    return Attributes(**named)
+    return attributes
 
 
 def check_apart(attributes: Attributes, columns: Columns) -> None:
@@ -86,6 +88,11 @@ def check_apart(attributes: Attributes, columns: Columns) -> None:
 def has_groups(attributes: Attributes, origin: Origin, table: Table) -> bool:
     """Return whether the rows of a table have groups."""
     return attributes.group is not None and (origin == MAIN or attributes.group in table.columns)
+
+
+def _label(row: Row, place: int | None) -> str:
+    """Return a cell as labels are read, empty where there is none."""
+    return (checks.as_label(row.values[place]) or "") if place is not None else ""
 
 
 def _place(name: str | None, columns: Sequence[str]) -> int | None:

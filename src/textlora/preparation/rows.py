@@ -36,10 +36,12 @@ class Rows:
     Args:
         spill: takes the texts.
         label_column: its name, for a message.
+        slice_columns: what the rows' extra cells hold besides group and time.
     """
 
-    def __init__(self, spill: Spill, label_column: str) -> None:
+    def __init__(self, spill: Spill, label_column: str, slice_columns: Sequence[str] = ()) -> None:
         self.spill = spill
+        self.slice_columns = tuple(slice_columns)
         self.label_texts: list[str] = []
         self.reason_texts: list[str] = []
         self.classes: NDArray[np.int32] = np.zeros(0, np.int32)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from textlora.errors import UsageError
-from textlora.types import Split
+from textlora.types import SLICE, Split
 
 Value = TypeVar("Value", str, int, bool)
 Number = TypeVar("Number", int, bool)
@@ -41,6 +41,7 @@ def open_split(path: Path) -> Split:
         groups=StoredTexts(file, "group") if "group" in file.columns else None,
         near_duplicates=StoredMarks(file, "near_duplicate") if "near_duplicate" in file.columns else None,
         leaked=StoredMarks(file, "leaked") if "leaked" in file.columns else None,
+        slices={name.removeprefix(SLICE): StoredTexts(file, name) for name in file.columns if name.startswith(SLICE)},
     )
 
 
@@ -52,7 +53,7 @@ class SplitFile:
         # Both the training thread and the one that tokenizes ahead may read.
         self._lock = threading.Lock()
         self._file = self._opened()
-        self.columns: frozenset[str] = frozenset(self._file.schema_arrow.names)
+        self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
         metadata = self._file.metadata
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self.starts: list[int] = [0, *itertools.accumulate(sizes)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from textlora import checks, storage
 from textlora.errors import UsageError
-from textlora.preparation.attributes import GROUP
+from textlora.preparation.attributes import GROUP, KEPT
 from textlora.preparation.describing import dataset_fingerprint
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger
 from textlora.preparation.request import Origin
@@ -23,7 +23,7 @@ from textlora.preparation.separating import Separated
 from textlora.preparation.spilling import Spill
 from textlora.preparation.splitting import NOWHERE
 from textlora.preparation.stored import open_split
-from textlora.types import SPLIT_NAMES, Dataset, DatasetInfo
+from textlora.types import SLICE, SPLIT_NAMES, Dataset, DatasetInfo
 
 GROUP_ROWS = 8_192
 GROUP_BYTES = 1 << 22
@@ -88,12 +88,15 @@ def _write_split(path: Path, rows: Rows, separated: Separated, place: int) -> It
     marks = _marks(separated, place)
     grouped = rows.groups is not None and bool(rows.groups[chosen].any())
     columns = [("id", pa.string()), ("text", pa.string()), ("label", pa.int32())]
-    columns += [("group", pa.string())] if grouped else []
-    schema = pa.schema([*columns, *((name, pa.bool_()) for name in marks)])
+    # Where in a row's extra cells the further columns of texts come from.
+    texts = ({"group": GROUP} if grouped else {}) | {
+        f"{SLICE}{name}": KEPT + n for n, name in enumerate(rows.slice_columns)
+    }
+    schema = pa.schema([*columns, *((name, pa.string()) for name in texts), *((name, pa.bool_()) for name in marks)])
     storage.remove_leftovers(path)
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label", "group"] if grouped else ["label"]}
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label", *texts]}
     with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as file:
-        for group in _groups(rows, chosen, marks, schema):
+        for group in _groups(rows, chosen, texts, marks, schema):
             file.write_table(group, row_group_size=len(group))
             yield len(group)
 
@@ -109,7 +112,7 @@ def _marks(separated: Separated, place: int) -> dict[str, NDArray[np.bool_]]:
 
 
 def _groups(
-    rows: Rows, chosen: NDArray[np.bool_], marks: Mapping[str, NDArray[np.bool_]], schema: Any
+    rows: Rows, chosen: NDArray[np.bool_], texts: Mapping[str, int], marks: Mapping[str, NDArray[np.bool_]], schema: Any
 ) -> Iterator[Any]:
     """Yield the chosen rows as Arrow tables of about equal size."""
     import pyarrow as pa
@@ -118,7 +121,7 @@ def _groups(
     held, count, size = [], 0, 0
     for places, block in rows.spill.chosen(chosen):
         columns = [block["row"], block["text"].cast(pa.string()), pa.array(rows.classes[places])]
-        columns += [pc.list_element(block["extra"], GROUP)] if "group" in schema.names else []
+        columns += [pc.list_element(block["extra"], place) for place in texts.values()]
         columns += [pa.array(found[places]) for found in marks.values()]
         held.append(pa.record_batch(columns, schema=schema))
         count, size = count + len(block), size + block.nbytes
