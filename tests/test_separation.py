@@ -13,7 +13,7 @@ import pytest
 from tests.test_preparation import append, balanced, findings, ids, quarantine, rows_of, write
 from tests.test_similarity import grams
 from textlora import storage
-from textlora.errors import DataError, UsageError
+from textlora.errors import DataError, ResourceError, UsageError
 from textlora.preparation import is_current, load_dataset, prepare
 from textlora.preparation import likeness as likeness_module
 from textlora.preparation.times import parse_time
@@ -235,6 +235,26 @@ def test_a_search_that_cannot_end_is_cut_short_and_said(tmp_path, out, monkeypat
         "So many texts are alike that not all pairs were compared: some near-duplicates may stand in two splits."
     )
     assert homes(dataset)["40"] == homes(dataset)["41"], "equal texts are compared all the same"
+
+
+def test_more_rows_than_the_search_is_made_for(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(likeness_module, "MOST_ROWS", 39)
+    dataset = prepare(write(tmp_path, [*rows_of(39), ("REVIEW number 7 says something!", "positive")]), out=out)
+    assert findings(dataset, "near_duplicates") == []
+    assert findings(dataset, "near_duplicates_missed")[0].message == (
+        "Near-duplicates were not looked for: 40 rows are more than the 39 that this is made for. "
+        "They may stand in two splits; --sample draws fewer rows."
+    )
+
+
+def test_no_room_on_the_disk_for_the_search(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(likeness_module.hardware, "free_disk_gb", lambda folder: 5e-6)
+    with pytest.raises(ResourceError) as caught:
+        likeness_module._check_disk(out, 1_000_000, likeness_module.similarity.banding(0.8))
+    assert str(caught.value) == (
+        f"Looking for near-duplicates among 1,000,000 rows takes 0.1 GB of disk, and {out} has 0.0 GB free.\n"
+        "Free some space, choose a folder on another disk with --out, or leave it out: --set data.near_duplicates=0."
+    )
 
 
 def test_through_small_blocks_the_same_clusters_are_found(tmp_path, out, monkeypatch):

@@ -169,3 +169,8 @@ def test_forest_finds_the_connected_components(seed):
     for label in range(count):
         members = np.flatnonzero(labels == label)
         assert set(roots[members].tolist()) == {int(members.min())}
+
+
+def test_too_many_texts_at_once():
+    with pytest.raises(ValueError, match="at most 4096 texts can be sketched at once"):
+        sketch(shingle(["a"] * 4_097), banding(0.8))

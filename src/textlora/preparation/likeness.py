@@ -25,6 +25,8 @@ from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.rows import Rows
 from textlora.similarity import Banding, Forest, Sets
 
+MOST_ROWS = 10_000_000
+"""Rows among which near-duplicates are looked for: the search takes some 30 bytes of memory for each, and time."""
 COMPARED = 32
 """Pairs that are compared at most, for each row; texts of one template would have no end of them."""
 LEAST_COMPARED = 1_000_000

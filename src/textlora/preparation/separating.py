@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textlora.errors import DataError
+from textlora.preparation import likeness as likeness_module
 from textlora.preparation import telling
 from textlora.preparation.ledger import MAIN, Ledger
-from textlora.preparation.likeness import Likeness, find_likeness
+from textlora.preparation.likeness import Likeness
 from textlora.preparation.request import Request, source_name
 from textlora.preparation.rows import Rows, occurrences
 from textlora.preparation.splitting import NOWHERE, made_shares, split_rows
@@ -57,8 +58,7 @@ def separate(  # noqa: PLR0917 - what the stages before made
         DataError: there are too few groups or times, or a split would hold one label only.
         ResourceError: the disk has no room for the search.
     """
-    threshold = request.settings.data.near_duplicates
-    likeness = find_likeness(rows, threshold, folder, ledger) if threshold else None
+    likeness = _likeness(rows, request, folder, ledger)
     units = find_units(rows, likeness)
     if times is None:
         _check_units(rows, units, request)
@@ -72,6 +72,23 @@ def separate(  # noqa: PLR0917 - what the stages before made
     telling.note_groups(rows, parts, units, request, ledger)
     alike = likeness.alike if likeness is not None else None
     return Separated(parts, _if_any(alike), _if_any(leaked))
+
+
+def _likeness(rows: Rows, request: Request, folder: Path, ledger: Ledger) -> Likeness | None:
+    """Return the near-duplicates, or None where they are not looked for."""
+    threshold, left = request.settings.data.near_duplicates, int((rows.reasons == 0).sum())
+    if not threshold:
+        return None
+    if left > likeness_module.MOST_ROWS:
+        ledger.note(
+            "near_duplicates_missed",
+            "warning",
+            f"Near-duplicates were not looked for: {left:,} rows are more than the {likeness_module.MOST_ROWS:,} that this is made for. "
+            "They may stand in two splits; --sample draws fewer rows.",
+            left,
+        )
+        return None
+    return likeness_module.find_likeness(rows, threshold, folder, ledger)
 
 
 def _if_any(marks: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

@@ -23,7 +23,10 @@ RECALL = 0.999
 """Chance at least that a pair exactly at the threshold shares a band."""
 
 _BIN_BITS = 8
-_VALUE_BITS = 48
+_VALUE_BITS = 44
+_EMPTY = np.uint64((1 << 64) - 1)
+MOST_TEXTS = 1 << (64 - _BIN_BITS - _VALUE_BITS)
+"""Texts that can be sketched at once."""
 _THROWN = 3 * BINS
 """n-grams that a text throws at least, in as many rounds as that takes; leaves 5 % of the bins empty."""
 _ROUND = 0xD1B54A32D192ED03
@@ -66,10 +69,12 @@ def content_hashes(shingles: Shingles) -> NDArray[np.uint32]:
 def _signatures(shingles: Shingles) -> NDArray[np.uint64]:
     """Return the signatures (N, BINS)."""
     count = len(shingles)
-    table = np.full(count * BINS, np.iinfo(np.uint64).max)
+    if count > MOST_TEXTS:
+        raise ValueError(f"at most {MOST_TEXTS} texts can be sketched at once")
+    table = np.full(count * BINS, _EMPTY)
     rounds = -(-_THROWN // shingles.lengths)
-    texts = np.repeat(np.arange(count), shingles.lengths)
-    hashes, last = shingles.hashes, rounds[texts]
+    texts = np.repeat(np.arange(count, dtype=np.uint64), shingles.lengths)
+    hashes, last = shingles.hashes, np.repeat(rounds, shingles.lengths)
     for number in range(int(rounds.max())):
         if number:
             again = last > number
@@ -79,16 +84,20 @@ def _signatures(shingles: Shingles) -> NDArray[np.uint64]:
     return _densified(table.reshape(count, BINS))
 
 
-def _throw(table: NDArray[np.uint64], texts: NDArray[np.intp], hashes: NDArray[np.uint64], number: int) -> None:
-    """Let every n-gram fall into a bin of its text; the smallest value stays, earlier rounds before later ones."""
-    places = texts * BINS + (hashes >> np.uint64(64 - _BIN_BITS)).astype(np.intp)
-    values = (hashes & np.uint64((1 << _VALUE_BITS) - 1)) | np.uint64(number << _VALUE_BITS)
-    np.minimum.at(table, places, values)
+def _throw(table: NDArray[np.uint64], texts: NDArray[np.uint64], hashes: NDArray[np.uint64], number: int) -> None:
+    """Let every n-gram fall into a bin of its text: the smallest value stays, if the bin was empty before."""
+    # Text, bin and value in one number: sorting is several times faster than ``np.minimum.at``.
+    keys = texts << np.uint64(_BIN_BITS + _VALUE_BITS) | hashes >> np.uint64(64 - _BIN_BITS - _VALUE_BITS)
+    keys.sort()
+    places = (keys >> np.uint64(_VALUE_BITS)).astype(np.intp)
+    first = np.flatnonzero(np.diff(places, prepend=-1))
+    first = first[table[places[first]] == _EMPTY]
+    table[places[first]] = keys[first] & np.uint64((1 << _VALUE_BITS) - 1) | np.uint64(number << _VALUE_BITS)
 
 
 def _densified(table: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the table with every empty bin filled from the next one that is not, around the end."""
-    empty = table == np.iinfo(np.uint64).max
+    empty = table == _EMPTY
     if not empty.any():
         return table
     # Twice around: what follows the last bin is the first.
