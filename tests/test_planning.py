@@ -819,7 +819,7 @@ def test_a_plan_prints_every_value_with_its_reason_and_the_estimate():
         assert re.fullmatch(rf"{re.escape(name)} +{re.escape(value)} +{re.escape(reason)}", line)
     assert lines[-2] == f"trained: 1,919,234 of 68,282,114 parameters (2.8%) in {made.estimate.steps:,} steps"
     assert re.fullmatch(
-        r"estimate: [\d,]+ s to train, [\d,]+ s to evaluate, \d+\.\d GB of memory, 0\.09 GB of disk", lines[-1]
+        r"estimate: [\d,]+ s to train, [\d,]+ s to evaluate, \d+\.\d GB of memory, 0\.12 GB of disk", lines[-1]
     )
 
 
@@ -871,7 +871,10 @@ def test_measured_lengths_match_a_direct_count():
 def test_an_unknown_recipe():
     with pytest.raises(UsageError) as caught:
         planning.plan(dataset(), recipe="stok")
-    assert str(caught.value) == "There is no recipe 'stok'. Did you mean 'stock'?\nRecipes: default, fast, stock."
+    assert (
+        str(caught.value)
+        == "There is no recipe 'stok'. Did you mean 'stock'?\nRecipes: accurate, default, fast, stock."
+    )
 
 
 # -- docs ----------------------------------------------------------------------------------------

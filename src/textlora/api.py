@@ -183,15 +183,17 @@ def plan(
     recipe: str = "default",
     assignments: Mapping[str, Any] | None = None,
     plan_file: str | Path | None = None,
+    compare: bool = False,
 ) -> Plan:
     """Decide every setting for a data set and this machine; write ``plan.toml``.
 
     Args:
         dataset: from ``prepare``.
         base_model: hub id, local folder or ``embedded``.
-        recipe: ``default``, ``fast`` or ``stock``.
+        recipe: ``default``, ``fast``, ``accurate`` or ``stock``.
         assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
         plan_file: an edited ``plan.toml``.
+        compare: also estimate the alternatives: full fine-tuning, LoRA, its upper half, QLoRA.
 
     Raises:
         UsageError: unknown or contradictory settings, all together.
@@ -203,6 +205,7 @@ def plan(
         recipe=recipe,
         assignments=assignments,
         plan_file=Path(plan_file) if plan_file else None,
+        compare=compare,
     )
     planning.save_plan(dataset.folder / storage.PLAN, made)
     return made
@@ -275,7 +278,7 @@ def fit(  # noqa: PLR0913 - the options of all stages
         text: text column; found when not given.
         label: label column; found when not given.
         base_model: hub id, local folder or ``embedded``.
-        recipe: ``default``, ``fast`` or ``stock``.
+        recipe: ``default``, ``fast``, ``accurate`` or ``stock``.
         assignments: settings by dotted name.
         out: the run folder.
         overwrite: replace another run in the folder.
@@ -373,7 +376,7 @@ def plan_folder(
     else:
         folder = out or default_folder(target)
         dataset = prepare_folder(target, folder, DataOptions(), options, overwrite=overwrite, progress=progress)
-    return _planned(dataset, options, overwrite=overwrite)
+    return _planned(dataset, options, overwrite=overwrite, compare=True)
 
 
 def train_folder(
@@ -428,7 +431,7 @@ def _prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, p
     return _prepare(source, out, data, chosen, chosen.model.base_model, progress)
 
 
-def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False) -> Plan:
+def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False, compare: bool = False) -> Plan:
     """Return the plan in the folder if the same was asked for, hand edits included."""
     asked = json.loads(json.dumps({"dataset": dataset.fingerprint, **_request(options)}, default=str))
     path = dataset.folder / REQUEST
@@ -444,6 +447,7 @@ def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False)
         recipe=options.recipe,
         assignments=options.assignments,
         plan_file=options.plan_file,
+        compare=compare,
     )
 
 

@@ -43,7 +43,8 @@ BaseModel = Annotated[
 Recipe = Annotated[
     str,
     typer.Option(
-        "--recipe", help="Named set of settings: default, fast (upper layers only), or stock (the original recipe)."
+        "--recipe",
+        help="Named set of settings: default, fast (upper layers only), accurate (an epoch more), or stock (the original recipe).",
     ),
 ]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="An edited plan.toml.")]

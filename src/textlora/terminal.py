@@ -6,6 +6,7 @@ User text goes through ``rich.text.Text``, which knows no markup, so that a revi
 
 from __future__ import annotations
 
+import itertools
 import sys
 import textwrap
 import time
@@ -189,8 +190,40 @@ def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console
     )
     console.print(
         f"  Estimate: {duration(estimate.train_seconds)} to train, {duration(estimate.evaluate_seconds)} to evaluate, "
-        f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk."
+        f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk"
+        f"{'' if estimate.rehearsed else ' (roughly: measured for longer jobs)'}."
     )
+    if plan.alternatives:
+        _show_terms(plan, console)
+        _show_alternatives(plan, console)
+
+
+def _show_terms(plan: Plan, console: Console) -> None:
+    """Print what each part takes, and what is free."""
+    estimate = plan.estimate
+    table = _table("memory", "GB", "time", "", "disk", "GB")
+    columns = [
+        [(name, f"{value:.2f}") for name, value in estimate.memory_by_term.items()],
+        [(name, duration(value)) for name, value in estimate.seconds_by_term.items()],
+        [(name, f"{value:.3f}") for name, value in estimate.disk_by_term.items()],
+    ]
+    for row in itertools.zip_longest(*columns, fillvalue=("", "")):
+        table.add_row(*(Text(cell) for pair in row for cell in pair))
+    table.add_row("free now", f"{plan.machine.available_memory_gb:.2f}")
+    console.print(table)
+
+
+def _show_alternatives(plan: Plan, console: Console) -> None:
+    """Print what else could be trained on the same data, side by side."""
+    table = _table("alternative", "trained", "weights", "memory", "time", "disk", "choose it with")
+    for other in plan.alternatives:
+        found = other.estimate
+        table.add_row(
+            Text(other.name), f"{found.trainable_parameters / 1e6:.1f} M", f"{1e3 * found.memory_by_term['weights']:.0f} MB",
+            f"{found.memory_gb:.2f} GB", duration(found.seconds), f"{found.disk_gb:.2f} GB",
+            Text(other.how or "not in textlora"),
+        )  # fmt: skip
+    console.print(table)
 
 
 def _machine(machine: Machine) -> str:

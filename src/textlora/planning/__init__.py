@@ -26,7 +26,7 @@ from textlora.settings import Settings
 from textlora.types import Dataset, Machine, Plan, Rehearsal
 
 # Seconds of training from which on a rehearsal of some ten seconds pays.
-WORTH_SECONDS = 45.0
+WORTH_SECONDS = 20.0
 
 __all__ = [
     "FULL",
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-def plan(
+def plan(  # noqa: PLR0913 - the data, the rest are switches with defaults
     dataset: Dataset,
     *,
     base_model: str | None = None,
@@ -75,7 +75,7 @@ def plan(
     machine = machine or hardware.describe_machine(storage.cache_folder())
     grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
     chosen, reasons = resolve(choices, grounds, small_data=recipe != "stock")
-    terms: Rehearse = rehearsed_terms if here else _not_rehearsed
+    terms: Rehearse = _rehearsed if here else _not_rehearsed
     return Plan(
         settings=chosen,
         reasons=reasons,
@@ -97,8 +97,12 @@ def rehearsed_terms(
     return rehearsal.rehearse(specification(chosen, grounds, full=full), cache=storage.cache_folder())
 
 
-def _not_rehearsed(_: Settings, __: Grounds, *, full: bool = False) -> None:
-    """Return nothing: the plan is for another machine."""
+def _rehearsed(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:
+    return rehearsed_terms(chosen, grounds, full=full)
+
+
+def _not_rehearsed(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:  # noqa: ARG001
+    return None  # the plan is for another machine
 
 
 def specification(chosen: Settings, grounds: Grounds, *, full: bool = False) -> rehearsal.Specification:
