@@ -70,7 +70,7 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     _check_target(target)
     bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
     revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
-    spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names)
+    spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names, task=bundle.task)
     check_base(spec.folder, bundle)
     if target.resolve() == spec.folder.resolve():
         raise UsageError(f"{target} is the base model itself.", hint="Choose a new or an empty folder.")

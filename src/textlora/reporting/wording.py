@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from textlora.settings import show_table
 from textlora.types import Interval
 
 NBSP = "\u00a0"
@@ -96,6 +98,8 @@ def setting(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(str(part) for part in value) or "none"
+    if isinstance(value, Mapping):
+        return show_table(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
