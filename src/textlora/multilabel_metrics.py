@@ -111,6 +111,30 @@ def bootstrap(
     return Scores(figures, _class_scores(pairs, drawn, label_names))
 
 
+def advantage(
+    truth: Decisions, ours: Decisions, theirs: Decisions, *, resamples: int = metrics.RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return by how much our macro F1 exceeds theirs on the same rows, with its 95 % interval.
+
+    Both are judged on the same resampled rows, so that rows that are hard for both do not blur the difference.
+
+    Args:
+        truth: (N, C), the labels that the rows have.
+        ours: (N, C), the labels that we give.
+        theirs: (N, C), the labels that they give.
+        resamples: how many times the rows are drawn again.
+        seed: same seed, same interval.
+    """
+    pairs = [_Pairs.of(truth, chosen, truth.astype(float)) for chosen in (ours, theirs)]
+
+    def difference(weights: Floats) -> Floats:
+        first, second = (_per_class(each, weights)["f1"].mean(axis=1) for each in pairs)
+        return np.asarray(first - second)
+
+    drawn = np.concatenate([difference(block) for block in _blocks(len(truth), resamples, seed)])
+    return metrics._interval(float(difference(np.ones((1, len(truth))))[0]), drawn)
+
+
 def confusions(truth: Decisions, chosen: Decisions) -> NDArray[np.int64]:
     """Return (C, 2, 2) counts: for each class rows without and with it (down), not given and given (across)."""
     cells = [[~truth & ~chosen, ~truth & chosen], [truth & ~chosen, truth & chosen]]

@@ -428,7 +428,9 @@ class Recorder(TrainerCallback):
             return
         if "loss" in entry:
             self._loss = f"loss {entry['loss']:.3f}"
-        if "eval_accuracy" in entry:
+        if "eval_f1_micro" in entry:  # several labels a row
+            self._score = f"validation F1 {entry['eval_f1_macro']:.4f}"
+        elif "eval_accuracy" in entry:
             self._score = f"validation accuracy {entry['eval_accuracy']:.4f}"
         # The gradient's norm is infinite in a step that fp16's scaler skips; JSON has no infinity.
         numbers = {

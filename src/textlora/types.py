@@ -484,6 +484,20 @@ class ClassScores:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelErrors:
+    """How often one label was given rightly, missed, and given wrongly, in multi-label data.
+
+    ``threshold`` is the probability from which it is given.
+    """
+
+    label: str
+    found: int
+    missed: int
+    wrong: int
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """A ROC curve (x false, y true positive rate) or a PR curve (x recall, y precision)."""
 
@@ -517,7 +531,8 @@ class Mistake:
 class Baseline:
     """What a cheap method reaches on the same split.
 
-    ``advantage`` is the classifier's accuracy minus this method's, compared row by row.
+    ``advantage`` is the classifier's accuracy minus this method's, compared row by row; in multi-label
+    data it is that of the macro F1.
     """
 
     name: str
@@ -534,6 +549,10 @@ class Evaluation:
     ``metrics`` has ``accuracy``, ``balanced_accuracy``, ``precision_macro``, ``recall_macro``,
     ``f1_macro``, ``mcc``, ``roc_auc``, ``average_precision``, ``log_loss``.
     ``confusion[i][j]`` counts rows of class i that were predicted as j.
+
+    In multi-label data ``accuracy`` counts the rows with all labels right, ``precision_micro``,
+    ``recall_micro``, ``f1_micro`` and ``hamming_loss`` are there too, ``balanced_accuracy`` and ``mcc``
+    are not; ``confusion`` is empty, and ``errors`` holds each label's.
     """
 
     split: str
@@ -550,6 +569,13 @@ class Evaluation:
     seconds: float
     dataset_fingerprint: str
     run_fingerprint: str
+    task: Task = "single_label"
+    errors: tuple[LabelErrors, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric that says most of the classifier, by which it is compared."""
+        return "f1_macro" if self.task == "multi_label" else "accuracy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def make_grounds(
         machine=machine,
         task=dataset.task,
         label_names=dataset.label_names,
-        class_counts=tuple(dataset.info.split_counts["train"]),
+        class_counts=tuple(dataset.info.split_counts.get("train", ())),
     )
 
 

@@ -22,7 +22,23 @@ METRICS = {
     "average_precision": ("Average precision", "area under the precision-recall curve"),
     "log_loss": ("Log loss", "penalty for confident mistakes: lower is better"),
 }
-SHARES = ("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro")
+MULTI_LABEL_METRICS = {
+    "f1_macro": METRICS["f1_macro"],
+    "f1_micro": ("F1, micro", "the same over all labels of all rows together: frequent labels weigh more"),
+    "precision_macro": METRICS["precision_macro"],
+    "recall_macro": METRICS["recall_macro"],
+    "precision_micro": ("Precision, micro", "how often a given label is right, all labels together"),
+    "recall_micro": ("Recall, micro", "how many of all labels are found"),
+    "accuracy": ("Subset accuracy", "share of rows with all labels right"),
+    "hamming_loss": ("Hamming loss", "share of wrong yes and no answers: lower is better"),
+    "roc_auc": METRICS["roc_auc"],
+    "average_precision": METRICS["average_precision"],
+    "log_loss": METRICS["log_loss"],
+}
+SHARES = (
+    "accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
+    "precision_micro", "recall_micro", "f1_micro", "hamming_loss",
+)  # fmt: skip
 """Metrics that are written in percent; the others keep three decimals."""
 
 
