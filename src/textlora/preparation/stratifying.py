@@ -69,11 +69,11 @@ class _Needs:
         classes: int,
     ) -> None:
         had = sets.label_counts(numbers, classes)
-        shares = np.asarray(shares)
+        wanted = np.asarray(shares)
         # One row at least, where there are enough.
         least = np.where(had[:, None] >= len(shares), 1.0, 0.0)
-        self._wanted = np.maximum(np.maximum(had[:, None] * shares, least), 1e-9)
-        self._wanted_rows = np.maximum(len(numbers) * shares, 1e-9)
+        self._wanted = np.maximum(np.maximum(had[:, None] * wanted, least), 1e-9)
+        self._wanted_rows = np.maximum(len(numbers) * wanted, 1e-9)
         given = [sets.label_counts(numbers[parts == place], classes) for place in range(len(shares))]
         self._labels = self._wanted - np.stack(given, axis=1)
         self._rows = self._wanted_rows - np.array([(parts == place).sum() for place in range(len(shares))])

@@ -35,11 +35,10 @@ MULTI_LABEL_METRICS = {
     "average_precision": METRICS["average_precision"],
     "log_loss": METRICS["log_loss"],
 }
-SHARES = (
-    "accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
-    "precision_micro", "recall_micro", "f1_micro", "hamming_loss",
-)  # fmt: skip
+SHARES = ("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro")
 """Metrics that are written in percent; the others keep three decimals."""
+MULTI_LABEL_SHARES = ("precision_micro", "recall_micro", "f1_micro", "hamming_loss")
+"""The same of those that only rows with several labels have."""
 
 
 def percent(share: float) -> str:
@@ -64,12 +63,12 @@ def points(difference: float) -> str:
 
 def figure(name: str, value: float) -> str:
     """Return a metric's value the way that metric is read."""
-    return percent(value) if name in SHARES else f"{value:.3f}"
+    return percent(value) if name in (*SHARES, *MULTI_LABEL_SHARES) else f"{value:.3f}"
 
 
 def figure_range(name: str, interval: Interval) -> str:
     """Return a metric's interval without a unit: ``92.1–94.2`` or ``0.968–0.979``."""
-    if name in SHARES:
+    if name in (*SHARES, *MULTI_LABEL_SHARES):
         return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
     return f"{interval.low:.3f}–{interval.high:.3f}"
 
