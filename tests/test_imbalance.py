@@ -56,10 +56,10 @@ def test_multi_label_checkpoints_are_chosen_by_f1_unless_somebody_says_otherwise
 
 
 def test_unknown_classes_in_the_weights():
-    assert problems(loss__class_weights={"joi": 2.0, "anger": 1.0, "rage": 3.0}) == [
+    assert problems(loss__class_weights={"joi": 2.0, "anger": 1.0, "xylophone": 3.0}) == [
         "loss.class_weights names 'joi' (set on the command line), which is no label. Did you mean 'joy'? "
         "Labels: anger, joy, optimism, sadness.",
-        "loss.class_weights names 'rage' (set on the command line), which is no label. "
+        "loss.class_weights names 'xylophone' (set on the command line), which is no label. "
         "Labels: anger, joy, optimism, sadness.",
     ]
 

@@ -307,6 +307,15 @@ class TestPrediction:
             assert prediction.label == (prediction.labels[0] if prediction.labels else "")
             assert prediction.probability == max(prediction.probabilities.values())
 
+    def test_thresholds_for_other_labels_are_refused(self, several, tmp_path):
+        classifier = Classifier.from_pretrained(several.folder, device="cpu")
+        path = classifier.save_pretrained(tmp_path / "saved") / "textlora.json"
+        document = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(document | {"thresholds": [0.5, 0.5]}), encoding="utf-8")
+        with pytest.raises(UsageError) as error:
+            Classifier.from_pretrained(tmp_path / "saved")
+        assert str(error.value) == f"{path} is damaged: 2 thresholds for 3 labels.\nRun `textlora train` again."
+
     def test_a_single_label_is_the_only_one(self, toy_run):
         found = Classifier.from_pretrained(toy_run.folder, device="cpu").predict(["good film"])[0]
         assert found.labels == (found.label,)

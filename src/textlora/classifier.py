@@ -64,12 +64,13 @@ class Classifier:
             device: ``cpu``, ``cuda`` or ``mps``; by default the fastest there is.
 
         Raises:
-            UsageError: there is no classifier in the folder.
+            UsageError: there is no classifier in the folder, or its description is damaged.
             ResourceError: its base model is missing or is another one than in training.
         """
         allocation.keep_freed_memory()
         path = find_bundle(Path(folder))
         bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
+        _check_thresholds(path / BUNDLE, bundle)
         revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
         base, _ = models.model_folder(bundle.base_model, revision)
         check_base(base, bundle)
@@ -111,7 +112,8 @@ class Classifier:
         """
         logits, truncated = self._forward(_as_list(texts), progress)
         probabilities = self._rules.probabilities(logits)
-        return [self._prediction(row, bool(cut)) for row, cut in zip(probabilities, truncated, strict=True)]
+        rows = zip(probabilities, self.decide(probabilities), truncated, strict=True)
+        return [self._prediction(row, chosen, truncated=bool(cut)) for row, chosen, cut in rows]
 
     def predict_proba(self, texts: Sequence[str], *, progress: Progress | None = None) -> Probabilities:
         """Return the probabilities (N, C) of each text, in the order of ``label_names``.
@@ -136,10 +138,10 @@ class Classifier:
     def _rules(self) -> TaskRules:
         return TASKS[self.bundle.task]
 
-    def _prediction(self, row: Probabilities, truncated: bool) -> Prediction:
-        chosen = np.flatnonzero(self.decide(row[None])[0])
+    def _prediction(self, row: Probabilities, chosen: NDArray[np.bool_], *, truncated: bool) -> Prediction:
+        places = np.flatnonzero(chosen)
         # Stable: the first of equals.
-        labels = tuple(self.label_names[place] for place in chosen[np.argsort(-row[chosen], kind="stable")])
+        labels = tuple(self.label_names[place] for place in places[np.argsort(-row[places], kind="stable")])
         probabilities = {name: float(value) for name, value in zip(self.label_names, row, strict=True)}
         return Prediction(labels[0] if labels else "", float(row.max()), probabilities, truncated, labels)
 
@@ -259,6 +261,14 @@ def _check_target(target: Path) -> None:
     if target.exists() and any(storage.make_folder(target).iterdir()) and not (target / BUNDLE).exists():
         raise UsageError(
             f"{target} holds other files, which saving would replace.", hint="Choose a new or an empty folder."
+        )
+
+
+def _check_thresholds(path: Path, bundle: Bundle) -> None:
+    if bundle.thresholds and len(bundle.thresholds) != len(bundle.label_names):
+        raise UsageError(
+            f"{path} is damaged: {len(bundle.thresholds)} thresholds for {len(bundle.label_names)} labels.",
+            hint="Run `textlora train` again.",
         )
 
 
