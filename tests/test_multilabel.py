@@ -180,7 +180,7 @@ class TestWrongUse:
     def test_an_empty_separator(self, tmp_path):
         with pytest.raises(UsageError) as error:
             build({"data.label_separator": ""})
-        assert "data.label_separator is '', expected" in str(error.value)
+        assert error.value.problems == ("data.label_separator is '', expected a text of at least 1 character.",)
 
     def test_no_row_with_a_label(self, tmp_path):
         assert refused(DataError, tmp_path, ["[]"] * 12, separator=None) == (

@@ -382,6 +382,7 @@ def _problem(details: Any) -> str:
     names = [str(part) for part in details["loc"] if not isinstance(part, int)]
     name = ".".join(names[:2])
     message = str(details["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    message = message.replace("String should have ", "a text of ")
     return f"{name} is {details['input']!r}, expected {message}."
 
 
