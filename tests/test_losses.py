@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -167,8 +165,7 @@ class TestInTraining:
 
     def test_the_validation_loss_is_the_plain_one(self, losses):
         """Before anything has been learnt from it, the loss setting leaves the validation alone."""
-        still = {"training.learning_rate": 1e-5}
+        still = {"training.learning_rate": 1e-6}
         plain, focal = losses(**still), losses(**still, **{"loss.name": "focal", "loss.focal_gamma": 5.0})
         assert focal[-1][2] == pytest.approx(plain[-1][2], rel=1e-3)
-        assert focal[0][0] < plain[0][0] / 2
-        assert not math.isclose(focal[0][0], plain[0][0])
+        assert focal[0][0] < 0.8 * plain[0][0]
