@@ -210,7 +210,10 @@ def test_the_revision_is_pinned(revision, reason):
 @pytest.mark.parametrize("recipe", settings.recipe_names())
 def test_nothing_stays_automatic_and_everything_has_a_reason(machine, recipe):
     values, reasons = resolve(grounds(machine=machine, prepared={"data.sample": 0.1}), recipe=recipe)
-    assert [name for name, value in values.items() if value is None] == ["quantization.bits"]  # off
+    assert [name for name, value in values.items() if value is None] == [
+        "data.label_separator",
+        "quantization.bits",
+    ]  # off
     assert list(reasons) == settings.setting_names()
     assert all(reason and "\n" not in reason for reason in reasons.values())
 
@@ -661,6 +664,7 @@ def test_the_file_is_readable(tmp_path):
             "text",
             "lora",
             "training",
+            "loss",
             "compute",
             "quantization",
             "textlora",
@@ -748,7 +752,7 @@ def test_a_missing_automatic_value(plan_file):
         ('recipe = "default"', "", "{} is damaged: textlora.recipe is missing or no text.\nRun `textlora plan` again."),
         ("cores = 2", "", "{} is damaged: machine.cores: Input should be a valid integer.\nRun `textlora plan` again."),
         ("\nsteps = ", "\n# steps = ", "{} is damaged: estimate.steps: Input should be a valid integer.\nRun `textlora plan` again."),
-        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 26, column 5).\nCorrect it, or run `textlora plan` again."),
+        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 27, column 5).\nCorrect it, or run `textlora plan` again."),
     ],
 )  # fmt: skip
 def test_damaged_plan_files(plan_file, old, new, message):

@@ -112,7 +112,7 @@ def test_all_wrong_values_at_once():
         ("lora.lora_alpha", float("inf"), "a finite number"),
         ("training.weight_decay", float("nan"), "a finite number"),
         ("tracking", 5, "a valid tuple"),
-        ("model.base_model", "", "String should have at least 1 character"),
+        ("model.base_model", "", "a text of at least 1 character"),
         ("compute.device", "gpu", "'cpu', 'cuda' or 'mps'"),
     ],
 )

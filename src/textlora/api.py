@@ -93,6 +93,7 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
     sample: float | None = None,
     seed: int | None = None,
     base_model: str | None = None,
+    label_separator: str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read, check, clean and split labelled texts into a run folder.
@@ -109,6 +110,7 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         sample: share of the rows to draw.
         seed: of the sample and the splits.
         base_model: whose tokenizer measures the texts; without it no lengths are found.
+        label_separator: what stands between the labels of a row that has several; lists need none.
         progress: called with stage, rows done, rows in all and a note.
 
     Raises:
@@ -116,7 +118,7 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         UsageError: a column, label list or encoding that makes no sense.
         ResourceError: the folder cannot be written.
     """
-    flat = {"data.sample": sample, "seed": seed}
+    flat = {"data.sample": sample, "seed": seed, "data.label_separator": label_separator}
     chosen = settings.build({name: value for name, value in flat.items() if value is not None})
     options = DataOptions(text, label, labels, test, validation, encoding)
     return _prepare(source, Path(out or default_folder(source)), options, chosen, base_model, progress)

@@ -70,6 +70,14 @@ Encoding = Annotated[
     str | None,
     typer.Option("--encoding", help="Text encoding, when neither UTF-8 nor UTF-16.", rich_help_panel=DATA_PANEL),
 ]
+LabelSeparator = Annotated[
+    str | None,
+    typer.Option(
+        "--label-separator",
+        help="What stands between the labels of a row that has several, for instance '|'; lists need none.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
 Backup = Annotated[
     Path | None,
     typer.Option("--backup", help="Folder on another disk that gets a copy of the run with every checkpoint."),
@@ -106,11 +114,12 @@ def fit(
     test: TestFile = None,
     validation: ValidationFile = None,
     encoding: Encoding = None,
+    label_separator: LabelSeparator = None,
 ) -> None:
     """Prepare, plan, train, evaluate and report; a repeated call goes on where the last one stopped."""
     from textlora import api
 
-    options = _plan_options(base_model, recipe, set_, plan, sample)
+    options = _plan_options(base_model, recipe, set_, plan, sample, label_separator)
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     folder = out or api.default_folder(data)
     results = []
@@ -141,11 +150,12 @@ def prepare(
     test: TestFile = None,
     validation: ValidationFile = None,
     encoding: Encoding = None,
+    label_separator: LabelSeparator = None,
 ) -> None:
     """Read, check, clean and split the rows."""
     from textlora import api
 
-    options = _plan_options(base_model, "default", set_, None, sample)
+    options = _plan_options(base_model, "default", set_, None, sample, label_separator)
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     with _reporter() as reporter:
         dataset = api.prepare_folder(
@@ -249,11 +259,13 @@ def predict(
         _predict_file(run, texts or [], out, text, encoding, as_json)
         return
     found = _texts(texts)
-    predictions = Classifier.from_pretrained(run).predict(found)
+    classifier = Classifier.from_pretrained(run)
+    predictions = classifier.predict(found)
     if as_json:
         _print_json({"predictions": predictions})
     else:
-        terminal.show_predictions(found, predictions, terminal.stdout())
+        several = classifier.bundle.task == "multi_label"
+        terminal.show_predictions(found, predictions, terminal.stdout(), several=several)
 
 
 def _texts(texts: list[str] | None) -> list[str]:
@@ -353,13 +365,20 @@ def clean(
 
 
 def _plan_options(
-    base_model: str | None, recipe: str, assignments: list[str] | None, plan_file: Path | None, sample: float | None
+    base_model: str | None,
+    recipe: str,
+    assignments: list[str] | None,
+    plan_file: Path | None,
+    sample: float | None,
+    label_separator: str | None = None,
 ) -> Any:
     from textlora import api
 
     flat = settings.parse_assignments(assignments or [])
     if sample is not None:
         flat["data.sample"] = sample
+    if label_separator is not None:
+        flat["data.label_separator"] = label_separator
     return api.PlanOptions(base_model, recipe, flat, plan_file)
 
 

@@ -168,7 +168,7 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
     _heading(console, "Data", f"{info.source}: {head}")
     table = _table("split", *(f"{name}" for name in info.label_names), "rows")
     for name, per_class in info.split_counts.items():
-        table.add_row(name, *(f"{count:,}" for count in per_class), f"{sum(per_class):,}")
+        table.add_row(name, *(f"{count:,}" for count in per_class), f"{info.rows_in(name):,}")
     console.print(table)
     for finding in info.findings:
         console.print(Text(f"  {'!' if finding.level == 'warning' else '·'} {finding.message}"))
@@ -263,13 +263,27 @@ METRIC_NAMES = {
     "average_precision": "average precision",
     "log_loss": "log loss",
 }
+MULTI_LABEL_NAMES = {
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "precision_micro": "precision (micro)",
+    "recall_micro": "recall (micro)",
+    "accuracy": "all labels right",
+    "hamming_loss": "Hamming loss",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "log_loss": "log loss",
+}
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores with intervals, and the baselines beside them."""
     _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows, 95 % intervals")
     table = _table("", "this model", *(baseline.name for baseline in evaluation.baselines))
-    for name, title in METRIC_NAMES.items():
+    names = MULTI_LABEL_NAMES if evaluation.task == "multi_label" else METRIC_NAMES
+    for name, title in names.items():
         if name in evaluation.metrics:
             others = [_figure(baseline.metrics.get(name)) for baseline in evaluation.baselines]
             table.add_row(title, _figure(evaluation.metrics[name]), *others)
@@ -286,14 +300,24 @@ def show_report(page: Path, console: Console) -> None:
     console.print(Text(f'  Try it: textlora predict {page.parent} "A quiet, moving film."'))
 
 
-def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction], console: Console) -> None:
-    """Print one line a text: label, probability, the start of the text."""
-    width = max((len(prediction.label) for prediction in predictions), default=0)
-    for text, prediction in zip(texts, predictions, strict=True):
+def show_predictions(
+    texts: Sequence[str], predictions: Sequence[Prediction], console: Console, *, several: bool = False
+) -> None:
+    """Print one line a text: label and probability, or all labels with theirs; the start of the text."""
+    heads = [_labels_given(prediction) if several else prediction.label for prediction in predictions]
+    width = max(map(len, heads), default=0)
+    for text, prediction, head in zip(texts, predictions, heads, strict=True):
         cut = "  (truncated)" if prediction.truncated else ""
         short = " ".join(text.split())
         short = short if len(short) <= 70 else short[:69] + "…"  # noqa: PLR2004
-        console.print(Text(f"{prediction.label:<{width}}  {prediction.probability:.3f}  {short}{cut}"))
+        probability = "" if several else f"{prediction.probability:.3f}  "
+        console.print(Text(f"{head:<{width}}  {probability}{short}{cut}"))
+
+
+def _labels_given(prediction: Prediction) -> str:
+    """Return ``joy 0.912, love 0.634``."""
+    given = [f"{name} {prediction.probabilities[name]:.3f}" for name in prediction.labels]
+    return ", ".join(given) or "(no label)"
 
 
 # Fits into a bug report.

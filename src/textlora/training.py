@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
@@ -28,9 +29,11 @@ from textlora import (
     memory,
     metrics,
     models,
+    multilabel_metrics,
     planning,
     prefix,
     storage,
+    thresholds,
     token_store,
 )
 from textlora.backup import Backup
@@ -45,8 +48,11 @@ from textlora.classifier import (
 )
 from textlora.encoder import EncoderSpec
 from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
+from textlora.losses import make_loss
 from textlora.memory import Budget
 from textlora.prefix import PrefixCache
+from textlora.sampling import BalancedSampler
+from textlora.tasks import label_matrix
 from textlora.tokenization import LengthPolicy, TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
     Clock,
@@ -213,6 +219,7 @@ class _Job:
             attention=compute.attention or "eager",
             trunk_dropout=self.settings.training.trunk_dropout,
             bits=self.settings.quantization.bits,
+            task=self.dataset.task,
         )
 
     def tokenizer(self) -> TextTokenizer:
@@ -364,16 +371,22 @@ def _make_trainer(job: _Job, model: Any, data: _Data, budget: Budget) -> MicroBa
         fixed=settings.text.padding == "max_length",
         packed=settings.compute.engine == "packed",
         start=data.cache.layers if data.cache else 0,
+        task=job.dataset.task,
+        classes=len(job.dataset.label_names),
     )
+    score = multilabel_metrics.validation_scores if job.dataset.task == "multi_label" else metrics.validation_scores
     trainer = MicroBatchTrainer(
         model=model,
         args=_arguments(job, steps_per_epoch=math.ceil(len(data.train.ids) / settings.training.batch_size)),
         train_dataset=Samples(data.train.ids, job.dataset.train.labels, data.cache),
         eval_dataset=Samples(data.validation.ids, job.dataset.validation.labels, data.cache),
         data_collator=collator,
-        compute_metrics=lambda result: scores_from(result.predictions, result.label_ids, metrics.validation_scores),
+        compute_metrics=lambda result: scores_from(result.predictions, result.label_ids, score, task=job.dataset.task),
         callbacks=[MovedFolder(), MovementCheck(), *_early_stopping(settings.training.early_stopping_patience)],
     )
+    trainer.loss = make_loss(settings.loss, job.dataset.task, job.dataset.label_names)
+    if settings.loss.sampling == "balanced":
+        trainer.sampler = BalancedSampler(np.asarray(job.dataset.train.labels), settings.seed)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
@@ -533,6 +546,8 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
     budget = memory.persisted(trained.memory_events)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
+    if bundle.task == "multi_label":
+        classifier.bundle = bundle = replace(bundle, thresholds=_thresholds(job, classifier))
     if bundle.bits:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
@@ -546,6 +561,15 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
         )
     job.progress("check reload", 1, 1, f"difference {difference:.1g}")
     return bundle, difference
+
+
+def _thresholds(job: _Job, classifier: Classifier) -> tuple[float, ...]:
+    """Fit each label's threshold on the validation rows, with the probabilities that users will get."""
+    validation = job.dataset.validation
+    probabilities = classifier.predict_proba(
+        validation.texts, progress=lambda done, total: job.progress("fit thresholds", done, total, "")
+    )
+    return thresholds.fit(label_matrix(validation.labels, len(classifier.label_names)), probabilities)
 
 
 def _drift(job: _Job, classifier: Classifier) -> Drift:

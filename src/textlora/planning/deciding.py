@@ -9,6 +9,7 @@ from typing import Any
 from textlora import settings
 from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
+from textlora.planning.imbalance import resolve_loss
 from textlora.planning.rough import activations_gb
 from textlora.planning.shapes import BYTES, weights_gb
 from textlora.planning.workload import steps
@@ -64,6 +65,7 @@ def resolve(choices: Choices, grounds: Grounds, *, small_data: bool = False) -> 
             value, reason = decide(chosen, grounds)
             chosen[name] = Choice(value, reason, "decided")
     _fit_head_tokens(chosen)
+    resolve_loss(chosen, grounds)
     if small_data:
         _adapt_to_small_data(chosen, grounds)
     check(chosen, grounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 
 from textlora import checks
 from textlora.errors import DataError, did_you_mean
-from textlora.preparation.ledger import CELL_LIMIT, MAIN, Entry, Ledger
+from textlora.label_cells import JOINT, Form, form_of, items
+from textlora.preparation.ledger import CELL_LIMIT, MAIN, SHOWN_PLACES, Entry, Ledger
 from textlora.preparation.request import Origin, Request, is_frame
+from textlora.preparation.rows import Rows
 from textlora.preparation.spilling import Spill
 from textlora.readers import BadRow, Columns, Row, Table, find_columns, open_table, read_frame
 from textlora.settings import DataSettings, Settings
+from textlora.types import Task
 
 
-def open_all(request: Request) -> tuple[dict[Origin, Table], Columns]:
-    """Open the source and the given files, and find the columns, which all must have.
+def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, LabelColumn]:
+    """Open the source and the given files, and find the columns, which all must have, and what the labels are.
 
     Raises:
         DataError: a file is no table, no column can be told, or a given file lacks one.
@@ -28,7 +32,11 @@ def open_all(request: Request) -> tuple[dict[Origin, Table], Columns]:
     """
     tables: dict[Origin, Table] = {MAIN: _open(request.source, request.encoding)}
     main = tables[MAIN]
-    columns = find_columns(main.head(), main.columns, text=request.text, label=request.label, where=main.name)
+    sample = main.head()
+    separator = request.settings.data.label_separator
+    columns = find_columns(
+        sample, main.columns, text=request.text, label=request.label, where=main.name, label_separator=separator
+    )
     for origin, item in request.given.items():
         tables[origin] = _open(item, request.encoding)
         missing = [name for name in (columns.text, columns.label) if name not in tables[origin].columns]
@@ -39,7 +47,54 @@ def open_all(request: Request) -> tuple[dict[Origin, Table], Columns]:
             ]
             message = f"The {origin} file must have the columns of {main.name}:"
             raise DataError(message, problems=problems, hint="Rename the columns of one of the files.")
-    return tables, columns
+    place = main.columns.index(columns.label)
+    form = form_of((row.values[place] for row in sample), separator)
+    return tables, columns, LabelColumn(form, separator)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """How the cells of the label column name labels."""
+
+    form: Form
+    separator: str | None = None
+
+    @property
+    def task(self) -> Task:
+        """Whether rows have one label or several: decided here, once."""
+        return "single_label" if self.form == "one" else "multi_label"
+
+    def read(self, cell: Any) -> str | None:
+        """Return a cell's label, or its labels in natural order with ``JOINT`` between them; None for no label."""
+        if self.form == "one":
+            return checks.as_label(cell)
+        found = items(cell, self.form, self.separator)
+        labels = [checks.as_label(item) for item in found or ()]
+        if found is None or None in labels:
+            return None
+        return JOINT.join(checks.natural_order({label for label in labels if label}))
+
+
+def note_label_form(ledger: Ledger, column: LabelColumn, rows: Rows, name: str) -> None:
+    """Say how several labels are told apart.
+
+    Raises:
+        DataError: the separator that the user named never occurs.
+    """
+    if column.form == "list":
+        unused = "; they need no separator, so it was not used" if column.separator else ""
+        ledger.note(
+            "multi_label", "info", f"The label column {name!r} holds lists: rows may have several labels{unused}."
+        )
+    elif column.form == "separated":
+        if not any(JOINT in text for text in rows.label_texts):
+            shown = ", ".join(repr(text) for text in rows.label_texts[:SHOWN_PLACES] if text)
+            raise DataError(
+                f"The separator {column.separator!r} stands between no two labels of the column {name!r}; its cells are {shown or 'empty'}.",
+                hint="Name the right one with --label-separator, or leave it out where every row has one label.",
+            )
+        message = f"The labels in column {name!r} are divided by {column.separator!r}: rows may have several labels."
+        ledger.note("multi_label", "info", message)
 
 
 def _open(source: Any, encoding: str | None) -> Table:
@@ -63,7 +118,11 @@ def note_columns(ledger: Ledger, table: Table, columns: Columns) -> None:
 
 
 def read_all(
-    tables: Mapping[Origin, Table], columns: Columns, settings: Settings, ledger: Ledger, broken: Spill
+    tables: Mapping[Origin, Table],
+    columns: tuple[Columns, LabelColumn],
+    settings: Settings,
+    ledger: Ledger,
+    broken: Spill,
 ) -> Iterator[Entry]:
     """Yield the whole rows of all tables, of the main source those of the sample; broken ones go to ``broken``.
 
@@ -76,10 +135,16 @@ def read_all(
 
 
 def _read(  # noqa: PLR0917 - a table, how to read it, and where rows go
-    origin: Origin, table: Table, columns: Columns, limits: DataSettings, ledger: Ledger, broken: Spill
+    origin: Origin,
+    table: Table,
+    columns: tuple[Columns, LabelColumn],
+    limits: DataSettings,
+    ledger: Ledger,
+    broken: Spill,
 ) -> Iterator[Entry]:
     """Yield the whole rows; too many broken ones stop everything."""
-    places = table.columns.index(columns.text), table.columns.index(columns.label)
+    names, labels = columns
+    places = table.columns.index(names.text), table.columns.index(names.label)
     before, faults = ledger.read, 0
     for row in table:
         ledger.read += 1
@@ -88,7 +153,7 @@ def _read(  # noqa: PLR0917 - a table, how to read it, and where rows go
             broken.append(f"{origin}/" if origin else "", row.line, _utf8(row.raw), fault=row.reason)
             ledger.set_aside(row.reason, 1, [(origin, row.line)])
         else:
-            yield _entry(origin, row, places, limits.max_characters)
+            yield _entry(origin, row, places, limits.max_characters, labels)
         if ledger.read % 1_000 == 0:
             ledger.progress("read", ledger.read, _expected(table, before, ledger.read))
     ledger.progress("read", ledger.read, None)
@@ -105,9 +170,10 @@ def _expected(table: Table, before: int, read: int) -> int | None:
     return before + round((read - before) / share) if 0 < share < 1 else None
 
 
-def _entry(origin: Origin, row: Row, places: tuple[int, int], limit: int) -> Entry:
-    text, label = checks.as_text(row.values[places[0]]), checks.as_label(row.values[places[1]])
-    fault = "not a text" if text is None else "not a label" if label is None else ""
+def _entry(origin: Origin, row: Row, places: tuple[int, int], limit: int, labels: LabelColumn) -> Entry:
+    text, label = checks.as_text(row.values[places[0]]), labels.read(row.values[places[1]])
+    wrong = "not a list of labels" if labels.form == "list" else "not a label"
+    fault = "not a text" if text is None else wrong if label is None else ""
     row_id = f"{origin}/{row.number}" if origin else str(row.number)
     text, label = text or "", label or ""
     if max(len(text), len(label)) > limit:

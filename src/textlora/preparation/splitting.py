@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textlora.errors import DataError
+from textlora.preparation.label_sets import LabelSets
 from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.request import Request, source_name
 from textlora.preparation.rows import Rows, occurrences
+from textlora.preparation.stratifying import stratify
 from textlora.types import SPLIT_NAMES
 
 NOWHERE = -1
@@ -23,7 +25,7 @@ def check_classes(rows: Rows, names: Sequence[str], request: Request, ledger: Le
     _check_given(rows, names, request, ledger)
     needed = 3 - len(request.given)
     main = rows.kept(MAIN)
-    counts = occurrences(rows.classes[main], len(names))
+    counts = rows.label_counts(main, len(names))
     short = np.flatnonzero(counts < needed).tolist()
     if not short:
         return
@@ -34,7 +36,7 @@ def check_classes(rows: Rows, names: Sequence[str], request: Request, ledger: Le
             hint="Look at the reasons above.",
         )
     problems = [
-        _short_label(names[place], rows, np.flatnonzero(main & (rows.classes == place)), ledger)
+        _short_label(names[place], rows, np.flatnonzero(main & rows.having(place)), ledger)
         for place in short[:_SHOWN_PROBLEMS]
     ]
     more = [f"{len(short) - _SHOWN_PROBLEMS:,} more labels"] if len(short) > _SHOWN_PROBLEMS else []
@@ -56,8 +58,9 @@ def _short_label(name: str, rows: Rows, found: NDArray[np.intp], ledger: Ledger)
 
 def _check_given(rows: Rows, names: Sequence[str], request: Request, ledger: Ledger) -> None:
     for origin, item in request.given.items():
-        counts = occurrences(rows.classes[rows.kept(origin)], len(names))
-        if not counts.any():
+        kept = rows.kept(origin)
+        counts = rows.label_counts(kept, len(names))
+        if not kept.any():
             raise DataError(
                 f"No row of the {origin} file {source_name(item)} is left.",
                 problems=ledger.summary(),
@@ -80,7 +83,9 @@ def split_rows(rows: Rows, request: Request) -> NDArray[np.int8]:
     """
     parts = np.full(len(rows), NOWHERE, dtype=np.int8)
     main = rows.kept(MAIN)
-    parts[main] = _assign(rows.classes[main], request)
+    parts[main] = (
+        _assign_sets(rows.classes[main], rows.sets, request) if rows.sets else _assign(rows.classes[main], request)
+    )
     for origin in request.given:
         parts[rows.kept(origin)] = SPLIT_NAMES.index(origin)
     return parts
@@ -105,6 +110,16 @@ def _assign(labels: NDArray[np.int32], request: Request) -> NDArray[np.int8]:
             parts[rows[start : start + size]] = SPLIT_NAMES.index(name)
             start += size
     return parts
+
+
+def _assign_sets(numbers: NDArray[np.int32], sets: LabelSets, request: Request) -> NDArray[np.int8]:
+    """Return the split of each row with several labels."""
+    settings = request.settings
+    wanted: dict[str, float] = {"test": settings.data.test_share, "validation": settings.data.validation_share}
+    made = {name: share for name, share in wanted.items() if name not in request.given}
+    shares = {**made, "train": 1 - sum(made.values())}
+    places = np.array([SPLIT_NAMES.index(name) for name in shares], np.int8)
+    return np.asarray(places[stratify(numbers, sets, tuple(shares.values()), settings.seed)])
 
 
 def _sizes(counts: Sequence[int], share: float) -> list[int]:

@@ -17,7 +17,7 @@ from textlora.errors import UsageError
 from textlora.preparation.describing import dataset_fingerprint
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger
 from textlora.preparation.request import Origin
-from textlora.preparation.rows import Rows
+from textlora.preparation.rows import Rows, shown_label
 from textlora.preparation.spilling import Spill
 from textlora.preparation.splitting import NOWHERE
 from textlora.preparation.stored import open_split
@@ -82,9 +82,13 @@ def _write_split(path: Path, rows: Rows, chosen: NDArray[np.bool_]) -> Iterator[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema({"id": pa.string(), "text": pa.string(), "label": pa.int32()})
+    label = pa.list_(pa.int32()) if rows.sets else pa.int32()
+    schema = pa.schema({"id": pa.string(), "text": pa.string(), "label": label})
     storage.remove_leftovers(path)
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label"]}
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": ["label.list.element" if rows.sets else "label"],
+    }
     with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as file:
         for group in _groups(rows, chosen, schema):
             file.write_table(group, row_group_size=len(group))
@@ -97,7 +101,9 @@ def _groups(rows: Rows, chosen: NDArray[np.bool_], schema: Any) -> Iterator[Any]
 
     held, count, size = [], 0, 0
     for places, block in rows.spill.chosen(chosen):
-        columns = [block["row"], block["text"].cast(pa.string()), pa.array(rows.classes[places])]
+        classes = rows.classes[places]
+        labels = rows.sets.arrow(classes) if rows.sets else pa.array(classes)
+        columns = [block["row"], block["text"].cast(pa.string()), labels]
         held.append(pa.record_batch(columns, schema=schema))
         count, size = count + len(block), size + block.nbytes
         if count >= GROUP_ROWS or size >= GROUP_BYTES:
@@ -144,7 +150,7 @@ def _unusable(rows: Rows, origin: Origin, names: Sequence[str]) -> Iterator[Line
         reasons, classes = rows.reasons[places].tolist(), rows.classes[places].tolist()
         found = (block[name].to_pylist() for name in ("row", "line", "text", "label"))
         for row, line, text, label, reason, place in zip(*found, reasons, classes, strict=True):
-            shown = label if place < 0 else names[place]
+            shown = shown_label(label) if place < 0 or rows.sets else names[place]
             yield line, row, rows.reason_texts[reason - 1], _decoded(text), shown, ""
 
 
