@@ -14,7 +14,8 @@ from tests.conftest import ARCHITECTURES, ROOT, write_model
 from textlora import planning, settings, storage
 from textlora.errors import ResourceError, UsageError
 from textlora.models import BaseInfo
-from textlora.planning import deciding, workload
+from textlora.planning import deciding, limits, workload
+from textlora.planning.alternatives import alternatives
 from textlora.planning.estimating import estimate
 from textlora.planning.grounds import EAGER_ONLY, Choice, Grounds, measure_lengths
 from textlora.planning.layers import gather
@@ -213,6 +214,7 @@ def test_nothing_stays_automatic_and_everything_has_a_reason(machine, recipe):
     assert [name for name, value in values.items() if value is None] == [
         "data.label_separator",
         "quantization.bits",
+        *("limits.memory_gb", "limits.minutes", "limits.disk_gb"),
     ]  # off
     assert list(reasons) == settings.setting_names()
     assert all(reason and "\n" not in reason for reason in reasons.values())
@@ -581,6 +583,58 @@ def test_a_gpu_is_faster_and_unmeasured_machines_have_an_estimate_too():
 def test_micro_batching_off_takes_the_memory_of_the_whole_batch():
     small, whole = estimated(grounds()), estimated(grounds(), compute__tokens_per_micro_batch=0)
     assert whole.memory_gb > small.memory_gb + 2
+
+
+def limited(on: Grounds, **assignments):
+    _, choices = gather({name.replace("__", "."): value for name, value in assignments.items()})
+    chosen, _ = deciding.resolve(choices, on)
+    return limits.keep_limits(chosen, choices, on, None)
+
+
+@pytest.mark.parametrize("allowed", [2.5, 2.0, 1.7])
+def test_the_plan_keeps_below_a_memory_limit(allowed):
+    changed, reasons = limited(grounds(), limits__memory_gb=allowed)
+    found = estimate(changed, grounds())
+    assert found.memory_gb * limits.MARGIN <= allowed
+    assert reasons["compute.tokens_per_micro_batch"] == f"to keep memory below {allowed:g} GB"
+
+
+def test_without_limits_nothing_gives_way():
+    chosen = settled(grounds())
+    assert limited(grounds()) == (chosen, {})
+    assert limited(grounds(), limits__memory_gb=100)[1] == {}
+
+
+def test_the_plan_keeps_below_a_time_limit_and_what_the_user_set_stays():
+    whole = estimated(grounds(), training__epochs=3).seconds / 60
+    changed, reasons = limited(grounds(), training__epochs=3, limits__minutes=0.8 * whole)
+    assert changed.training.epochs == 3
+    assert changed.lora.top_layers == 3
+    assert estimate(changed, grounds()).seconds * limits.MARGIN <= 0.8 * whole * 60
+    assert "lora.top_layers" in reasons
+
+
+def test_limits_that_cannot_be_kept_are_refused_with_what_would_do():
+    with pytest.raises(ResourceError) as refused:
+        limited(grounds(), limits__memory_gb=0.5, limits__minutes=1)
+    assert str(refused.value).startswith("This training cannot be done with memory below 0.5 GB and time below 1 min.")
+    assert "memory: " in str(refused.value)
+    assert "allowed 0.5 GB" in str(refused.value)
+    assert "--sample 0." in str(refused.value)
+
+
+def test_the_alternatives_stand_side_by_side():
+    on = grounds()
+    found = {other.name: other for other in alternatives(settled(on), on, lambda *_, **__: None)}
+    assert list(found) == ["full fine-tuning", "LoRA", "LoRA, top 3, cached", "QLoRA, 8 bits", "QLoRA, 4 bits"]
+    terms = {name: other.estimate.memory_by_term for name, other in found.items()}
+    assert terms["full fine-tuning"]["weights"] == pytest.approx(4 * on.info.parameters / 1e9)
+    assert terms["full fine-tuning"]["optimiser state"] == pytest.approx(8 * on.info.parameters / 1e9)
+    # 4 bits save half of what bf16 takes, and nothing of all the rest.
+    assert terms["QLoRA, 4 bits"]["weights"] < terms["QLoRA, 8 bits"]["weights"] < terms["LoRA"]["weights"]
+    assert terms["LoRA, top 3, cached"]["activations"] < terms["LoRA"]["activations"]
+    assert found["LoRA, top 3, cached"].estimate.disk_gb > found["LoRA"].estimate.disk_gb
+    assert found["full fine-tuning"].how == ""
 
 
 # -- plans for the tests of files ----------------------------------------------------------------

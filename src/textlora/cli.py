@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -39,6 +41,16 @@ LabelColumn = Annotated[str | None, typer.Option("--label", help="Label column; 
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME-OF-THE-FILE when not given.")]
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Hub id, local folder, or 'embedded' for the built-in MiniLM-L6.")
+]
+MemoryLimit = Annotated[
+    str | None, typer.Option("--memory-limit", help="Keep below this peak of memory, as 4GB.", show_default=False)
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option("--time-limit", help="Train and evaluate within this time, as 20m or 1h30m.", show_default=False),
+]
+DiskLimit = Annotated[
+    str | None, typer.Option("--disk-limit", help="Write no more than this, as 2GB.", show_default=False)
 ]
 Recipe = Annotated[
     str,
@@ -115,11 +127,16 @@ def fit(
     validation: ValidationFile = None,
     encoding: Encoding = None,
     label_separator: LabelSeparator = None,
+    memory_limit: MemoryLimit = None,
+    time_limit: TimeLimit = None,
+    disk_limit: DiskLimit = None,
 ) -> None:
     """Prepare, plan, train, evaluate and report; a repeated call goes on where the last one stopped."""
     from textlora import api
 
-    options = _plan_options(base_model, recipe, set_, plan, sample, label_separator)
+    options = _plan_options(
+        base_model, recipe, set_, plan, sample, label_separator, _limits(memory_limit, time_limit, disk_limit)
+    )
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     folder = out or api.default_folder(data)
     results = []
@@ -179,6 +196,9 @@ def plan(
     list_settings: Annotated[
         bool, typer.Option("--settings", help="List every setting with its meaning and stop.")
     ] = False,
+    memory_limit: MemoryLimit = None,
+    time_limit: TimeLimit = None,
+    disk_limit: DiskLimit = None,
 ) -> None:
     """Decide every setting, with a reason, and estimate time and memory."""
     from textlora import api
@@ -188,7 +208,7 @@ def plan(
         return
     if target is None:
         raise UsageError("plan needs a run folder or a data file.", hint="For instance: textlora plan reviews.csv")
-    options = _plan_options(base_model, recipe, set_, plan, None)
+    options = _plan_options(base_model, recipe, set_, plan, None, limits=_limits(memory_limit, time_limit, disk_limit))
     with _reporter() as reporter:
         made = api.plan_folder(target, out, options, overwrite=overwrite, progress=reporter)
     _print_json({"plan": made}) if as_json else _show(made)
@@ -364,6 +384,41 @@ def clean(
     console.print(f"{size / 1e9:.2f} GB in {len(found)} caches of frozen layers {done}.", highlight=False)
 
 
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|MB|G|M)", re.IGNORECASE)
+DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", re.IGNORECASE)
+
+
+def _limits(memory: str | None, time: str | None, disk: str | None) -> dict[str, float]:
+    """Return the limits as settings; all wrong ones in one error."""
+    given = {"--memory-limit": memory, "--time-limit": time, "--disk-limit": disk}
+    read: dict[str, Callable[[str], float | None]] = {
+        "--memory-limit": _gigabytes, "--time-limit": _minutes, "--disk-limit": _gigabytes,
+    }  # fmt: skip
+    names = {"--memory-limit": "limits.memory_gb", "--time-limit": "limits.minutes", "--disk-limit": "limits.disk_gb"}
+    found = {option: read[option](value) for option, value in given.items() if value is not None}
+    wrong = [
+        f"{option} is {given[option]!r}, expected {'a time such as 20m or 1h30m' if 'time' in option else 'a size such as 4GB or 500MB'}"
+        for option, value in found.items()
+        if not value
+    ]
+    if wrong:
+        raise UsageError("Cannot read the limits:", problems=wrong)
+    return {names[option]: value for option, value in found.items() if value}
+
+
+def _gigabytes(text: str) -> float | None:
+    match = SIZE.fullmatch(text.strip())
+    return float(match[1]) / (1000 if match[2].upper().startswith("M") else 1) if match else None
+
+
+def _minutes(text: str) -> float | None:
+    match = DURATION.fullmatch(text.strip().replace(" ", ""))
+    if not match or not any(match.groups()):
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 60 * hours + minutes + seconds / 60
+
+
 def _plan_options(
     base_model: str | None,
     recipe: str,
@@ -371,10 +426,11 @@ def _plan_options(
     plan_file: Path | None,
     sample: float | None,
     label_separator: str | None = None,
+    limits: dict[str, float] | None = None,
 ) -> Any:
     from textlora import api
 
-    flat = settings.parse_assignments(assignments or [])
+    flat = {**settings.parse_assignments(assignments or []), **(limits or {})}
     if sample is not None:
         flat["data.sample"] = sample
     if label_separator is not None:

@@ -173,6 +173,14 @@ class QuantizationSettings(Section):
     )
 
 
+class LimitSettings(Section):
+    """What the job may take; the planner keeps below it."""
+
+    memory_gb: float | None = Field(None, gt=0, description="Peak memory in GB (--memory-limit 4GB).")
+    minutes: float | None = Field(None, gt=0, description="Minutes from training to report (--time-limit 20m).")
+    disk_gb: float | None = Field(None, gt=0, description="Space on the disk in GB (--disk-limit 2GB).")
+
+
 class Settings(Section):
     """All settings of a plan."""
 
@@ -188,6 +196,7 @@ class Settings(Section):
     loss: LossSettings = LossSettings()
     compute: ComputeSettings = ComputeSettings()
     quantization: QuantizationSettings = QuantizationSettings()
+    limits: LimitSettings = LimitSettings()
 
 
 def setting_names() -> list[str]:
@@ -223,7 +232,14 @@ def flatten(settings: Settings) -> dict[str, Any]:
 
 
 # What None means where it does not mean "the planner decides".
-NONE_MEANS = {"data.sample": "all rows", "data.label_separator": "none", "quantization.bits": "off"}
+NONE_MEANS = {
+    "data.sample": "all rows",
+    "data.label_separator": "none",
+    "quantization.bits": "off",
+    "limits.memory_gb": "none",
+    "limits.minutes": "none",
+    "limits.disk_gb": "none",
+}
 
 
 def show(name: str, value: Any) -> str:

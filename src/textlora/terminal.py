@@ -245,6 +245,11 @@ def show_run(run: Run, console: Console) -> None:
         f"  training loss {run.final_training_loss:.3f} at the end (mean {run.mean_training_loss:.3f}); "
         f"best validation score {run.best_metric:.4f} at step {run.best_step:,}"
     )
+    if run.predicted_memory_gb:
+        console.print(
+            f"  predicted {duration(run.predicted_seconds)} and {run.predicted_memory_gb:.2f} GB; "
+            f"it took {duration(run.stage_seconds)} with loading and saving, and {run.peak_memory_gb:.2f} GB"
+        )
     for event in run.memory_events:
         console.print(Text(f"  ! {memory.describe(event)}"))
     console.print(f"  reloaded in a fresh process: logits differ by {run.reload_difference:.1g}")

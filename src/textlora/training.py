@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -114,6 +115,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
     _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
     job.take_from_backup(resume=resume)
+    began = time.perf_counter()
     start = job.checkpoint_to_resume() if resume else None
     if start is None:
         job.clear()
@@ -121,6 +123,12 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         trained = _fit(job, start)
     bundle, difference = _save(job, trained)
     run = replace(_describe(job, trained, difference, command), bits=bundle.bits, drift=bundle.drift)
+    run = replace(
+        run,
+        stage_seconds=time.perf_counter() - began,
+        predicted_seconds=plan.estimate.train_seconds,
+        predicted_memory_gb=plan.estimate.train_memory_gb,
+    )
     storage.write_noun(job.folder / storage.RUN, run)
     # Of use to a resume only.
     shutil.rmtree(job.folder / storage.TOKENS, ignore_errors=True)

@@ -387,6 +387,13 @@ class Run:
     drift: Drift | None = None
     """What full-precision base weights would change, where they were quantized in training."""
     memory_events: tuple[MemoryEvent, ...] = ()
+    stage_seconds: float = 0.0
+    """Seconds of the whole stage: tokenizing, training, saving and the reload in a fresh process. What an
+    earlier process did before a resume is not in it."""
+    predicted_seconds: float = 0.0
+    """What the plan said that the stage would take."""
+    predicted_memory_gb: float = 0.0
+    """The same for its peak of memory."""
 
     @property
     def trainable_share(self) -> float:

@@ -20,6 +20,7 @@ from textlora.planning.deciding import prediction_attention, resolve
 from textlora.planning.estimating import estimate
 from textlora.planning.grounds import Choice, Grounds, lengths_of, make_grounds, measure_lengths
 from textlora.planning.layers import gather
+from textlora.planning.limits import keep_limits
 from textlora.planning.plan_file import load_plan, read_plan_settings, save_plan
 from textlora.planning.usual import compute_settings
 from textlora.settings import Settings
@@ -76,6 +77,8 @@ def plan(  # noqa: PLR0913 - the data, the rest are switches with defaults
     grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
     chosen, reasons = resolve(choices, grounds, small_data=recipe != "stock")
     terms: Rehearse = _rehearsed if here else _not_rehearsed
+    chosen, given_way = keep_limits(chosen, choices, grounds, terms(unquantized(chosen), grounds))
+    reasons = {**reasons, **given_way}
     return Plan(
         settings=chosen,
         reasons=reasons,

@@ -291,9 +291,11 @@ class Facts:
         """What the plan predicted beside what the run took."""
         estimate, run = self.plan.estimate, self.run
         return [
-            _measured("Training time", estimate.train_seconds, run.seconds, wording.duration),
+            _measured("Training time", estimate.train_seconds, run.stage_seconds or run.seconds, wording.duration),
             _measured("Scoring time", estimate.evaluate_seconds, self.evaluation.seconds, wording.duration),
-            _measured("Peak memory", estimate.memory_gb, run.peak_memory_gb, wording.gigabytes),
+            _measured(
+                "Peak memory", estimate.train_memory_gb or estimate.memory_gb, run.peak_memory_gb, wording.gigabytes
+            ),
             _measured("Optimiser steps", estimate.steps, run.steps, wording.count),
             _measured("Trained parameters", estimate.trainable_parameters, run.trainable_parameters, wording.count),
         ]
