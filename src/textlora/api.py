@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from textlora import planning, preparation, settings, storage
 from textlora.backup import Backup
 from textlora.errors import UsageError
-from textlora.types import Dataset, Evaluation, Plan, Run
+from textlora.types import Dataset, Estimate, Evaluation, Plan, Run
 
 if TYPE_CHECKING:
     from textlora.exporting import Exported
@@ -388,13 +388,19 @@ def train_folder(
     backup: Path | None = None,
     progress: Progress | None = None,
     command: str = "",
+    expect: Callable[[Estimate], None] | None = None,
 ) -> Run:
-    """Train as the folder's ``plan.toml`` says; a folder that is gone comes back from its backup to be resumed."""
+    """Train as the folder's ``plan.toml`` says; a folder that is gone comes back from its backup to be resumed.
+
+    ``expect`` is told what the plan says that it takes.
+    """
     copy = _backup(backup, folder)
     if copy and resume:
         copy.restore_files(REQUEST)
     dataset = preparation.load_dataset(folder)
     made = planning.load_plan(folder / storage.PLAN)
+    if expect:
+        expect(made.estimate)
     return train(made, dataset, resume=resume, backup=backup, progress=progress, command=command)
 
 

@@ -22,6 +22,7 @@ from typer.exceptions import TyperException
 
 from textlora import __version__, memory, settings, terminal
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
+from textlora.types import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -146,6 +147,8 @@ def fit(
         )
         for result in stages:
             results.append(result)
+            if isinstance(result, Plan):
+                reporter.expect(result.estimate)
             if not as_json:
                 _show(result)
     if as_json:
@@ -225,7 +228,9 @@ def train(
     from textlora import api
 
     with _reporter() as reporter:
-        done = api.train_folder(run, resume=resume, backup=backup, progress=reporter, command=_command())
+        done = api.train_folder(
+            run, resume=resume, backup=backup, progress=reporter, command=_command(), expect=reporter.expect
+        )
     _print_json({"run": done}) if as_json else _show(done)
 
 

@@ -24,14 +24,13 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
 from textlora import memory
 from textlora.errors import TextloraWarning
-from textlora.types import Dataset, Drift, Evaluation, Interval, Machine, Plan, Prediction, Run
+from textlora.types import Dataset, Drift, Estimate, Evaluation, Interval, Machine, Plan, Prediction, Run
 
 if TYPE_CHECKING:
     from textlora.doctor import Examination
@@ -76,6 +75,41 @@ class _Amount(ProgressColumn):
         return Text(f"{task.completed:,.0f}" + (f"/{task.total:,.0f}" if task.total else ""))
 
 
+# From this share of a stage on, what was measured alone says how long the rest takes.
+TRUSTED_SHARE = 0.2
+
+
+def seconds_left(done: float, total: float, elapsed: float, expected: float | None) -> float | None:
+    """Return the seconds until a stage ends: as the plan expects, more and more corrected by what was measured.
+
+    Args:
+        done: units done so far.
+        total: units in all, 0 when unknown.
+        elapsed: seconds since the stage began.
+        expected: seconds of the whole stage by the plan, or None.
+    """
+    if not total:
+        return None
+    share = min(1.0, done / total)
+    measured = elapsed / share * (1 - share) if share else None
+    if expected is None or measured is None:
+        # The first units are slow: kernels are built, pages are touched.
+        return expected if measured is None else measured
+    weight = min(1.0, share / TRUSTED_SHARE)
+    return weight * measured + (1 - weight) * expected * (1 - share)
+
+
+class _Left(ProgressColumn):
+    """How long the stage still takes."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Return ``12 min 5 s`` or ``-``."""
+        left = seconds_left(task.completed, task.total or 0, task.elapsed or 0.0, task.fields["expected"])
+        return Text("-" if left is None else duration(left))
+
+
 class Reporter:
     """Shows progress of any stage: bars with ETA on a terminal, plain lines elsewhere."""
 
@@ -85,6 +119,16 @@ class Reporter:
         self._tasks: dict[str, Any] = {}
         self._started: dict[str, float] = {}
         self._spoken = 0.0
+        self._expected: dict[str, float] = {}
+
+    def expect(self, estimate: Estimate) -> None:
+        """Take the plan's word for how long training takes, until there is something measured."""
+        terms = estimate.seconds_by_term
+        whole = [
+            terms.get(name, 0.0) for name in ("adapted layers", "kernels", "dequantizing", "optimiser", "validation")
+        ]
+        if sum(whole):
+            self._expected["train"] = sum(whole)
 
     @contextmanager
     def live(self) -> Iterator[Reporter]:
@@ -95,7 +139,7 @@ class Reporter:
             return
         columns = (
             SpinnerColumn(), TextColumn("{task.description:<20}", markup=False), BarColumn(), _Amount(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(), TextColumn("left"), _Left(), TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=self._console, transient=True) as self._bars:
             yield self
@@ -109,7 +153,9 @@ class Reporter:
             self._plain(stage, done, total, note)
             return
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total or None, note=note)
+            self._tasks[stage] = self._bars.add_task(
+                stage, total=total or None, note=note, expected=self._expected.get(stage)
+            )
         self._bars.update(self._tasks[stage], completed=done, total=total or None, note=note)
 
     def _plain(self, stage: str, done: int, total: int, note: str) -> None:
@@ -121,11 +167,8 @@ class Reporter:
         elapsed = now - self._started[stage]
         if ended:
             self._started.pop(stage)  # a stage may come again, and its clock with it
-        left = (
-            f", about {duration(elapsed / done * (total - done))} left"
-            if total and 0 < done < total and elapsed > 1
-            else ""
-        )
+        seconds = seconds_left(done, total, elapsed, self._expected.get(stage))
+        left = f", about {duration(seconds)} left" if seconds is not None and 0 < done < total and elapsed > 1 else ""
         amount = f"{done:,}/{total:,}" if total else f"{done:,}"
         self._console.print(f"{stage}: {amount} after {duration(elapsed)}{left}{'  ' + note if note else ''}")
 
