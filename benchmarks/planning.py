@@ -87,7 +87,7 @@ def main() -> None:
     options.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     from benchmarks import planning_picture
 
-    planning_picture.draw(results, options.results.with_suffix(".png"))
+    options.results.with_suffix(".svg").write_text(planning_picture.draw(results), encoding="utf-8")
     print(json.dumps(summary))
 
 

@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-MARKS = {"embedded": "o", "distilbert-base": "s"}
+COLOURS = ("#3b6fb6", "#d1603d", "#4f9d69", "#8a5fa8")
+SIDE, MARGIN, GAP = 360, 60, 50
+FIGURES = (("seconds", 0.2, "Time in seconds, ± 20 %"), ("memory_gb", 0.1, "Peak memory in GB, ± 10 %"))
 
 
-def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw time and memory of every job, with the promised bands, into a PNG file."""
-    import matplotlib as mpl
+def draw(results: Sequence[dict[str, Any]]) -> str:
+    """Return an SVG: time and memory of every job, with the promised bands."""
+    methods = list(dict.fromkeys(result["method"] for result in results))
+    width, height = 2 * (SIDE + MARGIN) + GAP, SIDE + 2 * MARGIN + 30
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for number, figure in enumerate(FIGURES):
+        parts += _panel(results, methods, figure, left=MARGIN + number * (SIDE + MARGIN + GAP // 2))
+    for number, method in enumerate(methods):
+        x, y = MARGIN + 150 * number, SIDE + MARGIN + 62
+        parts.append(f'<rect x="{x}" y="{y - 10}" width="10" height="10" fill="{COLOURS[number]}"/>')
+        parts.append(f'<text x="{x + 16}" y="{y}">{method}</text>')
+    parts.append(
+        f'<text x="{MARGIN + 150 * len(methods)}" y="{SIDE + MARGIN + 62}">circles MiniLM-L6, squares distilbert-base</text>'
+    )
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5))
-    for axis, name, band, title in (
-        (axes[0], "seconds", 0.2, "Time in seconds, ± 20 %"),
-        (axes[1], "memory_gb", 0.1, "Peak memory in GB, ± 10 %"),
-    ):
-        high = 1.1 * max(max(result[kind][name] for kind in ("predicted", "measured")) for result in results)
-        axis.fill_between([0, high], [0, high * (1 - band)], [0, high * (1 + band)], color="0.9", zorder=0)
-        axis.plot([0, high], [0, high], color="0.6", linewidth=1, zorder=1)
-        for number, method in enumerate(dict.fromkeys(result["method"] for result in results)):
-            for model, mark in MARKS.items():
-                own = [result for result in results if (result["method"], result["model"]) == (method, model)]
-                if own:
-                    axis.scatter(
-                        [result["measured"][name] for result in own], [result["predicted"][name] for result in own],
-                        marker=mark, color=f"C{number}", label=f"{method}, {model}", zorder=2,
-                    )  # fmt: skip
-        axis.set(xlim=(0, high), ylim=(0, high), xlabel="measured", ylabel="predicted", title=title)
-    axes[0].legend(fontsize=8, loc="upper left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def _panel(
+    results: Sequence[dict[str, Any]], methods: list[str], figure: tuple[str, float, str], *, left: int
+) -> list[str]:
+    name, band, title = figure
+    high = 1.1 * max(result[kind][name] for result in results for kind in ("predicted", "measured"))
+    top, bottom = MARGIN, MARGIN + SIDE
+
+    def place(measured: float, predicted: float) -> tuple[float, float]:
+        return left + SIDE * measured / high, bottom - SIDE * predicted / high
+
+    edge = 1 / (1 + band)
+    corners = [place(0, 0), place(high, high * (1 - band)), place(high, high), place(high * edge, high)]
+    parts = [
+        f'<text x="{left}" y="{top - 14}" font-size="14">{title}</text>',
+        f'<polygon points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in corners)}" fill="#ececec"/>',
+        f'<line x1="{left}" y1="{bottom}" x2="{left + SIDE}" y2="{top}" stroke="#999"/>',
+        f'<rect x="{left}" y="{top}" width="{SIDE}" height="{SIDE}" fill="none" stroke="#555"/>',
+        f'<text x="{left + SIDE / 2}" y="{bottom + 36}" text-anchor="middle">measured</text>',
+        f'<text transform="translate({left - 40} {bottom - SIDE / 2}) rotate(-90)" text-anchor="middle">predicted</text>',
+    ]
+    for step in range(1, 5):
+        value = high * step / 4 / 1.1
+        x, y = place(value, value)
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:.3g}</text>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    return [*parts, *(_mark(result, name, methods, place) for result in results)]
+
+
+def _mark(result: dict[str, Any], name: str, methods: list[str], place: Any) -> str:
+    x, y = place(result["measured"][name], result["predicted"][name])
+    colour = COLOURS[methods.index(result["method"])]
+    if result["model"] == "embedded":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}" fill-opacity="0.8"/>'
+    return f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9" fill="{colour}" fill-opacity="0.8"/>'

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import QUICK, WORDS, write_model
 from textlora import planning, training
-from textlora.classifier import Classifier, base_fingerprint, reload_difference, softmax
+from textlora.classifier import Classifier, base_fingerprint, reload_difference
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.preparation import prepare
+from textlora.tasks import softmax
 
 TEXTS = ["good film", "it was bad and dull " * 30, "", "loved it", "a boring story with no end and no plot"]
 

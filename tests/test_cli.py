@@ -307,3 +307,43 @@ class TestBars:
         with reporter.live():
             reporter("train", 2, 2)
         assert stream.getvalue() == "train: 2/2 after 0 s\n"
+
+
+@pytest.mark.parametrize(
+    ("done", "elapsed", "expected", "left"),
+    [
+        (0, 0.0, 100.0, 100.0),  # nothing measured yet: as the plan says
+        (10, 30.0, 100.0, 0.5 * 270 + 0.5 * 90),  # halfway to trusting the measurement
+        (50, 60.0, 100.0, 60.0),  # measured alone
+        (50, 60.0, None, 60.0),
+        (0, 5.0, None, None),
+        (100, 100.0, 100.0, 0.0),
+    ],
+)
+def test_the_time_left_is_the_plans_corrected_by_what_is_measured(done, elapsed, expected, left):
+    assert terminal.seconds_left(done, 100, elapsed, expected) == (left if left is None else pytest.approx(left))
+
+
+def test_without_a_total_nobody_knows_how_long_it_takes():
+    assert terminal.seconds_left(5, 0, 10.0, 100.0) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabytes"), [("4GB", 4.0), ("500 MB", 0.5), ("1.5g", 1.5), ("4", None), ("GB", None), ("4TB", None)]
+)
+def test_sizes_are_read(text, gigabytes):
+    assert cli._gigabytes(text) == gigabytes
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("20m", 20.0), ("1h30m", 90.0), ("90s", 1.5), ("2 h", 120.0), ("20", None), ("", None)]
+)
+def test_times_are_read(text, minutes):
+    assert cli._minutes(text) == minutes
+
+
+def test_wrong_limits_are_named_together(tmp_path):
+    done = call("plan", str(tmp_path), "--memory-limit", "much", "--time-limit", "5")
+    assert done.code == 2
+    assert "--memory-limit is 'much', expected a size such as 4GB or 500MB" in done.err
+    assert "--time-limit is '5', expected a time such as 20m or 1h30m" in done.err

@@ -14,7 +14,8 @@ from tests.conftest import ARCHITECTURES, ROOT, write_model
 from textlora import planning, settings, storage
 from textlora.errors import ResourceError, UsageError
 from textlora.models import BaseInfo
-from textlora.planning import deciding, workload
+from textlora.planning import deciding, limits, workload
+from textlora.planning.alternatives import alternatives
 from textlora.planning.estimating import estimate
 from textlora.planning.grounds import EAGER_ONLY, Choice, Grounds, measure_lengths
 from textlora.planning.layers import gather
@@ -210,8 +211,11 @@ def test_the_revision_is_pinned(revision, reason):
 @pytest.mark.parametrize("recipe", settings.recipe_names())
 def test_nothing_stays_automatic_and_everything_has_a_reason(machine, recipe):
     values, reasons = resolve(grounds(machine=machine, prepared={"data.sample": 0.1}), recipe=recipe)
-    open_ones = ["data.group_column", "data.time_column", "quantization.bits"]  # none, none, off
-    assert [name for name, value in values.items() if value is None] == open_ones
+    assert [name for name, value in values.items() if value is None] == [
+        *("data.group_column", "data.time_column", "data.label_separator"),
+        "quantization.bits",
+        *("limits.memory_gb", "limits.minutes", "limits.disk_gb"),
+    ]  # off
     assert list(reasons) == settings.setting_names()
     assert all(reason and "\n" not in reason for reason in reasons.values())
 
@@ -581,6 +585,58 @@ def test_micro_batching_off_takes_the_memory_of_the_whole_batch():
     assert whole.memory_gb > small.memory_gb + 2
 
 
+def limited(on: Grounds, **assignments):
+    _, choices = gather({name.replace("__", "."): value for name, value in assignments.items()})
+    chosen, _ = deciding.resolve(choices, on)
+    return limits.keep_limits(chosen, choices, on, None)
+
+
+@pytest.mark.parametrize("allowed", [2.5, 2.3, 2.1])
+def test_the_plan_keeps_below_a_memory_limit(allowed):
+    changed, reasons = limited(grounds(), limits__memory_gb=allowed)
+    found = estimate(changed, grounds())
+    assert found.memory_gb * limits.MARGIN <= allowed
+    assert reasons["compute.tokens_per_micro_batch"] == f"to keep memory below {allowed:g} GB"
+
+
+def test_without_limits_nothing_gives_way():
+    chosen = settled(grounds())
+    assert limited(grounds()) == (chosen, {})
+    assert limited(grounds(), limits__memory_gb=100)[1] == {}
+
+
+def test_the_plan_keeps_below_a_time_limit_and_what_the_user_set_stays():
+    whole = estimated(grounds(), training__epochs=3).seconds / 60
+    changed, reasons = limited(grounds(), training__epochs=3, limits__minutes=0.8 * whole)
+    assert changed.training.epochs == 3
+    assert changed.lora.top_layers == 3
+    assert estimate(changed, grounds()).seconds * limits.MARGIN <= 0.8 * whole * 60
+    assert "lora.top_layers" in reasons
+
+
+def test_limits_that_cannot_be_kept_are_refused_with_what_would_do():
+    with pytest.raises(ResourceError) as refused:
+        limited(grounds(), limits__memory_gb=0.5, limits__minutes=1)
+    assert str(refused.value).startswith("This training cannot be done with memory below 0.5 GB and time below 1 min.")
+    assert "memory: " in str(refused.value)
+    assert "allowed 0.5 GB" in str(refused.value)
+    assert "--sample 0." in str(refused.value)
+
+
+def test_the_alternatives_stand_side_by_side():
+    on = grounds()
+    found = {other.name: other for other in alternatives(settled(on), on, lambda *_, **__: None)}
+    assert list(found) == ["full fine-tuning", "LoRA", "LoRA, top 3, cached", "QLoRA, 8 bits", "QLoRA, 4 bits"]
+    terms = {name: other.estimate.memory_by_term for name, other in found.items()}
+    assert terms["full fine-tuning"]["weights"] == pytest.approx(4 * on.info.parameters / 1e9)
+    assert terms["full fine-tuning"]["optimiser state"] == pytest.approx(8 * on.info.parameters / 1e9)
+    # 4 bits save half of what bf16 takes, and nothing of all the rest.
+    assert terms["QLoRA, 4 bits"]["weights"] < terms["QLoRA, 8 bits"]["weights"] < terms["LoRA"]["weights"]
+    assert terms["LoRA, top 3, cached"]["activations"] < terms["LoRA"]["activations"]
+    assert found["LoRA, top 3, cached"].estimate.disk_gb > found["LoRA"].estimate.disk_gb
+    assert found["full fine-tuning"].how == ""
+
+
 # -- plans for the tests of files ----------------------------------------------------------------
 
 
@@ -662,8 +718,10 @@ def test_the_file_is_readable(tmp_path):
             "text",
             "lora",
             "training",
+            "loss",
             "compute",
             "quantization",
+            "limits",
             "textlora",
             "machine",
             "estimate",
@@ -749,7 +807,7 @@ def test_a_missing_automatic_value(plan_file):
         ('recipe = "default"', "", "{} is damaged: textlora.recipe is missing or no text.\nRun `textlora plan` again."),
         ("cores = 2", "", "{} is damaged: machine.cores: Input should be a valid integer.\nRun `textlora plan` again."),
         ("\nsteps = ", "\n# steps = ", "{} is damaged: estimate.steps: Input should be a valid integer.\nRun `textlora plan` again."),
-        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 30, column 5).\nCorrect it, or run `textlora plan` again."),
+        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 31, column 5).\nCorrect it, or run `textlora plan` again."),
     ],
 )  # fmt: skip
 def test_damaged_plan_files(plan_file, old, new, message):
@@ -820,7 +878,7 @@ def test_a_plan_prints_every_value_with_its_reason_and_the_estimate():
         assert re.fullmatch(rf"{re.escape(name)} +{re.escape(value)} +{re.escape(reason)}", line)
     assert lines[-2] == f"trained: 1,919,234 of 68,282,114 parameters (2.8%) in {made.estimate.steps:,} steps"
     assert re.fullmatch(
-        r"estimate: [\d,]+ s to train, [\d,]+ s to evaluate, \d+\.\d GB of memory, 0\.09 GB of disk", lines[-1]
+        r"estimate: [\d,]+ s to train, [\d,]+ s to evaluate, \d+\.\d GB of memory, 0\.12 GB of disk", lines[-1]
     )
 
 
@@ -872,7 +930,10 @@ def test_measured_lengths_match_a_direct_count():
 def test_an_unknown_recipe():
     with pytest.raises(UsageError) as caught:
         planning.plan(dataset(), recipe="stok")
-    assert str(caught.value) == "There is no recipe 'stok'. Did you mean 'stock'?\nRecipes: default, fast, stock."
+    assert (
+        str(caught.value)
+        == "There is no recipe 'stok'. Did you mean 'stock'?\nRecipes: accurate, default, fast, stock."
+    )
 
 
 # -- docs ----------------------------------------------------------------------------------------

@@ -521,6 +521,31 @@ def test_columns_that_are_not_there_or_are_taken(tmp_path, out):
     )
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_rows_with_several_labels(tmp_path, out, grouped):
+    """Near-duplicates and groups stay whole, and every label keeps its share."""
+    draw = random.Random(6)
+    words, rows = vocabulary(draw), []
+    for family in range(250):
+        text, labels = sentence(draw, words, 12), "|".join(sorted(draw.sample("abcde", draw.randint(0, 3))))
+        rows.append((text, labels, f"author {family // 5}"))
+        if draw.random() < 0.3:
+            rows.append((spelt(draw, text), labels, f"author {family // 5}"))
+    path = write(tmp_path, rows, header=GROUPED)
+    flat = {"data.label_separator": "|", **({"data.group_column": "author"} if grouped else {})}
+    dataset = prepare(path, out=out, settings=build(flat))
+    assert dataset.task == "multi_label"
+    found, texts = homes(dataset), {}
+    for number, (text, _, author) in enumerate(rows):
+        plain = " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+        texts.setdefault(author if grouped else plain, set()).add(found[str(number)])
+    assert max(map(len, texts.values())) == 1
+    assert load_dataset(out) == dataset
+    totals = np.sum(list(dataset.info.split_counts.values()), axis=0)
+    assert abs(len(dataset.test) / len(rows) - 0.1) < (0.03 if grouped else 0.01)
+    assert (np.abs(np.array(dataset.info.split_counts["test"]) / totals - 0.1) < (0.07 if grouped else 0.04)).all()
+
+
 # -- time ----------------------------------------------------------------------------------------
 
 

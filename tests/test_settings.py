@@ -112,7 +112,7 @@ def test_all_wrong_values_at_once():
         ("lora.lora_alpha", float("inf"), "a finite number"),
         ("training.weight_decay", float("nan"), "a finite number"),
         ("tracking", 5, "a valid tuple"),
-        ("model.base_model", "", "String should have at least 1 character"),
+        ("model.base_model", "", "a text of at least 1 character"),
         ("compute.device", "gpu", "'cpu', 'cuda' or 'mps'"),
     ],
 )
@@ -148,7 +148,7 @@ def test_values_as_people_read_them(name, value, shown):
 
 
 def test_the_recipes():
-    assert settings.recipe_names() == ["default", "fast", "stock"]
+    assert settings.recipe_names() == ["accurate", "default", "fast", "stock"]
 
 
 @pytest.mark.parametrize("name", settings.recipe_names())
@@ -161,4 +161,4 @@ def test_a_recipe_is_valid_and_has_a_reason_for_each_value(name):
 
 def test_an_unknown_recipe():
     error = refused(lambda: settings.recipe("Stok"))
-    assert str(error) == "There is no recipe 'Stok'. Did you mean 'stock'?\nRecipes: default, fast, stock."
+    assert str(error) == "There is no recipe 'Stok'. Did you mean 'stock'?\nRecipes: accurate, default, fast, stock."

@@ -152,9 +152,9 @@ class TestTrajectory:
         original = trainer._summed_loss
         monkeypatch.setattr(batching, "LENGTH_STEP", 8)
 
-        def noted(model, batch):
+        def noted(model, batch, loss):
             sizes.append(batch.get("lengths") or tuple(batch["input_ids"].shape))
-            return original(model, batch)
+            return original(model, batch, loss)
 
         monkeypatch.setattr(trainer, "_summed_loss", noted)
         plan = planned(**{"compute.tokens_per_micro_batch": 128, "compute.engine": engine})

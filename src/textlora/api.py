@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from textlora import planning, preparation, settings, storage
 from textlora.backup import Backup
 from textlora.errors import UsageError
-from textlora.types import Dataset, Evaluation, Plan, Run
+from textlora.types import Dataset, Estimate, Evaluation, Plan, Run
 
 if TYPE_CHECKING:
     from textlora.exporting import Exported
@@ -96,6 +96,7 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
     near_duplicates: float | None = None,
     seed: int | None = None,
     base_model: str | None = None,
+    label_separator: str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read, check, clean and split labelled texts into a run folder.
@@ -115,6 +116,7 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         near_duplicates: similarity from which texts stay in one split, 0.8 by default; 0 is off.
         seed: of the sample and the splits.
         base_model: whose tokenizer measures the texts; without it no lengths are found.
+        label_separator: what stands between the labels of a row that has several; lists need none.
         progress: called with stage, rows done, rows in all and a note.
 
     Raises:
@@ -124,7 +126,7 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
     """
     flat = {
         "data.sample": sample, "data.group_column": group, "data.time_column": time,
-        "data.near_duplicates": near_duplicates, "seed": seed,
+        "data.near_duplicates": near_duplicates, "data.label_separator": label_separator, "seed": seed,
     }  # fmt: skip
     chosen = settings.build({name: value for name, value in flat.items() if value is not None})
     options = DataOptions(text, label, labels, test, validation, encoding)
@@ -192,15 +194,17 @@ def plan(
     recipe: str = "default",
     assignments: Mapping[str, Any] | None = None,
     plan_file: str | Path | None = None,
+    compare: bool = False,
 ) -> Plan:
     """Decide every setting for a data set and this machine; write ``plan.toml``.
 
     Args:
         dataset: from ``prepare``.
         base_model: hub id, local folder or ``embedded``.
-        recipe: ``default``, ``fast`` or ``stock``.
+        recipe: ``default``, ``fast``, ``accurate`` or ``stock``.
         assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
         plan_file: an edited ``plan.toml``.
+        compare: also estimate the alternatives: full fine-tuning, LoRA, its upper half, QLoRA.
 
     Raises:
         UsageError: unknown or contradictory settings, all together.
@@ -212,6 +216,7 @@ def plan(
         recipe=recipe,
         assignments=assignments,
         plan_file=Path(plan_file) if plan_file else None,
+        compare=compare,
     )
     planning.save_plan(dataset.folder / storage.PLAN, made)
     return made
@@ -284,7 +289,7 @@ def fit(  # noqa: PLR0913 - the options of all stages
         text: text column; found when not given.
         label: label column; found when not given.
         base_model: hub id, local folder or ``embedded``.
-        recipe: ``default``, ``fast`` or ``stock``.
+        recipe: ``default``, ``fast``, ``accurate`` or ``stock``.
         assignments: settings by dotted name.
         out: the run folder.
         overwrite: replace another run in the folder.
@@ -382,7 +387,7 @@ def plan_folder(
     else:
         folder = out or default_folder(target)
         dataset = prepare_folder(target, folder, DataOptions(), options, overwrite=overwrite, progress=progress)
-    return _planned(dataset, options, overwrite=overwrite)
+    return _planned(dataset, options, overwrite=overwrite, compare=True)
 
 
 def train_folder(
@@ -392,13 +397,19 @@ def train_folder(
     backup: Path | None = None,
     progress: Progress | None = None,
     command: str = "",
+    expect: Callable[[Estimate], None] | None = None,
 ) -> Run:
-    """Train as the folder's ``plan.toml`` says; a folder that is gone comes back from its backup to be resumed."""
+    """Train as the folder's ``plan.toml`` says; a folder that is gone comes back from its backup to be resumed.
+
+    ``expect`` is told what the plan says that it takes.
+    """
     copy = _backup(backup, folder)
     if copy and resume:
         copy.restore_files(REQUEST)
     dataset = preparation.load_dataset(folder)
     made = planning.load_plan(folder / storage.PLAN)
+    if expect:
+        expect(made.estimate)
     return train(made, dataset, resume=resume, backup=backup, progress=progress, command=command)
 
 
@@ -437,7 +448,7 @@ def _prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, p
     return _prepare(source, out, data, chosen, chosen.model.base_model, progress)
 
 
-def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False) -> Plan:
+def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False, compare: bool = False) -> Plan:
     """Return the plan in the folder if the same was asked for, hand edits included."""
     asked = json.loads(json.dumps({"dataset": dataset.fingerprint, **_request(options)}, default=str))
     path = dataset.folder / REQUEST
@@ -453,6 +464,7 @@ def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False)
         recipe=options.recipe,
         assignments=options.assignments,
         plan_file=options.plan_file,
+        compare=compare,
     )
 
 

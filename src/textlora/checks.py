@@ -169,9 +169,15 @@ def edit_distance(first: str, second: str) -> int:
 # -- findings ------------------------------------------------------------------------------------
 
 
-def balance_finding(names: Sequence[str], counts: Sequence[int]) -> Finding:
-    """Describe how the rows spread over the classes; a warning when they are lopsided."""
-    total = sum(counts)
+def balance_finding(names: Sequence[str], counts: Sequence[int], *, rows: int | None = None) -> Finding:
+    """Describe how the rows spread over the classes; a warning when they are lopsided.
+
+    Args:
+        names: the labels.
+        counts: rows of each label.
+        rows: all rows, where that is not the sum of the counts.
+    """
+    total = rows or sum(counts)
     order = sorted(range(len(names)), key=lambda place: -counts[place])
     shares = ", ".join(f"{names[i]} {counts[i]:,} ({counts[i] / total:.1%})" for i in order[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -23,6 +23,7 @@ from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
 from textlora.extras import QLORA
 from textlora.memory import Budget, Pass
+from textlora.tasks import TASKS, TaskRules, label_matrix
 from textlora.threads import side_by_side
 from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
 from textlora.types import Bundle, Dataset, Drift, Plan, Prediction, Split
@@ -63,19 +64,20 @@ class Classifier:
             device: ``cpu``, ``cuda`` or ``mps``; by default the fastest there is.
 
         Raises:
-            UsageError: there is no classifier in the folder.
+            UsageError: there is no classifier in the folder, or its description is damaged.
             ResourceError: its base model is missing or is another one than in training.
         """
         allocation.keep_freed_memory()
         path = find_bundle(Path(folder))
         bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
+        _check_thresholds(path / BUNDLE, bundle)
         revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
         base, _ = models.model_folder(bundle.base_model, revision)
         check_base(base, bundle)
         policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
         tokenizer = TextTokenizer.load_saved(path, policy, base_model=bundle.base_model)
         bits = usable_bits(bundle)
-        spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention, bits=bits)
+        spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention, bits=bits, task=bundle.task)
         model = encoder.load_for_prediction(spec, path)
         return cls(model.to(device or best_device(quantized=bits is not None)).eval(), tokenizer, bundle)
 
@@ -109,12 +111,16 @@ class Classifier:
             ResourceError: memory ran out, and smaller micro-batches did not help.
         """
         logits, truncated = self._forward(_as_list(texts), progress)
-        probabilities = softmax(logits)
-        return [self._prediction(row, bool(cut)) for row, cut in zip(probabilities, truncated, strict=True)]
+        probabilities = self._rules.probabilities(logits)
+        rows = zip(probabilities, self.decide(probabilities), truncated, strict=True)
+        return [self._prediction(row, chosen, truncated=bool(cut)) for row, chosen, cut in rows]
 
     def predict_proba(self, texts: Sequence[str], *, progress: Progress | None = None) -> Probabilities:
-        """Return the probabilities (N, C) of each text, in the order of ``label_names``."""
-        return softmax(self._forward(_as_list(texts), progress)[0])
+        """Return the probabilities (N, C) of each text, in the order of ``label_names``.
+
+        They sum to 1 in each row; in multi-label data each one stands on its own.
+        """
+        return self._rules.probabilities(self._forward(_as_list(texts), progress)[0])
 
     def logits(self, texts: Sequence[str]) -> Probabilities:
         """Return the head's raw outputs (N, C)."""
@@ -124,10 +130,20 @@ class Classifier:
         """Return the tokens of each text before any cut, special ones included."""
         return self.tokenizer.count(texts)
 
-    def _prediction(self, row: Probabilities, truncated: bool) -> Prediction:
-        best = int(np.argmax(row))  # the first of equals
+    def decide(self, probabilities: Probabilities) -> NDArray[np.bool_]:
+        """Return which labels each row of probabilities (N, C) is given, (N, C); exactly one unless multi-label."""
+        return self._rules.decide(probabilities, self.bundle.thresholds)
+
+    @property
+    def _rules(self) -> TaskRules:
+        return TASKS[self.bundle.task]
+
+    def _prediction(self, row: Probabilities, chosen: NDArray[np.bool_], *, truncated: bool) -> Prediction:
+        places = np.flatnonzero(chosen)
+        # Stable: the first of equals.
+        labels = tuple(self.label_names[place] for place in places[np.argsort(-row[places], kind="stable")])
         probabilities = {name: float(value) for name, value in zip(self.label_names, row, strict=True)}
-        return Prediction(self.label_names[best], float(row[best]), probabilities, truncated)
+        return Prediction(labels[0] if labels else "", float(row.max()), probabilities, truncated, labels)
 
     def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
         logits = np.zeros((len(texts), len(self.label_names)))
@@ -248,10 +264,12 @@ def _check_target(target: Path) -> None:
         )
 
 
-def softmax(logits: Probabilities) -> Probabilities:
-    """Turn logits (N, C) into probabilities (N, C) in float64."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
-    return shifted / shifted.sum(axis=1, keepdims=True)
+def _check_thresholds(path: Path, bundle: Bundle) -> None:
+    if bundle.thresholds and len(bundle.thresholds) != len(bundle.label_names):
+        raise UsageError(
+            f"{path} is damaged: {len(bundle.thresholds)} thresholds for {len(bundle.label_names)} labels.",
+            hint="Run `textlora train` again.",
+        )
 
 
 def best_device(*, quantized: bool = False) -> str:
@@ -330,24 +348,26 @@ def measure_drift(quantized: Classifier, full: Classifier, split: Split, *, name
         name: the split's name.
     """
     rows = range(0, len(split), -(-len(split) // DRIFT_TEXTS))
-    texts, labels = [split.texts[row] for row in rows], np.array([split.labels[row] for row in rows])
+    texts = [split.texts[row] for row in rows]
+    truth = label_matrix([split.labels[row] for row in rows], len(quantized.label_names))
     before, after = quantized.logits(texts), full.logits(texts)
-    moved, first, second = np.abs(after - before), before.argmax(axis=1), after.argmax(axis=1)
+    moved = np.abs(after - before)
+    first, second = (quantized.decide(quantized._rules.probabilities(logits)) for logits in (before, after))
     return Drift(
         split=name,
         texts=len(texts),
         largest=float(moved.max()),
         mean=float(moved.mean()),
-        flipped=int((first != second).sum()),
-        accuracy=float((first == labels).mean()),
-        accuracy_full=float((second == labels).mean()),
+        flipped=int((first != second).any(axis=1).sum()),
+        accuracy=float((first == truth).all(axis=1).mean()),
+        accuracy_full=float((second == truth).all(axis=1).mean()),
     )
 
 
 def over_full_precision(classifier: Classifier, base: Path) -> Classifier:
     """Return the classifier's adapters and head over the base model's full-precision weights."""
     bundle = classifier.bundle
-    spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention)
+    spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention, task=bundle.task)
     with tempfile.TemporaryDirectory() as scratch:
         encoder.save_adapter(classifier.model, Path(scratch), base_model=bundle.base_model)
         model = encoder.load_for_prediction(spec, Path(scratch))

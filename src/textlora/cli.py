@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -20,6 +22,7 @@ from typer.exceptions import TyperException
 
 from textlora import __version__, memory, settings, terminal
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
+from textlora.types import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -40,10 +43,21 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME-O
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Hub id, local folder, or 'embedded' for the built-in MiniLM-L6.")
 ]
+MemoryLimit = Annotated[
+    str | None, typer.Option("--memory-limit", help="Keep below this peak of memory, as 4GB.", show_default=False)
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option("--time-limit", help="Train and evaluate within this time, as 20m or 1h30m.", show_default=False),
+]
+DiskLimit = Annotated[
+    str | None, typer.Option("--disk-limit", help="Write no more than this, as 2GB.", show_default=False)
+]
 Recipe = Annotated[
     str,
     typer.Option(
-        "--recipe", help="Named set of settings: default, fast (upper layers only), or stock (the original recipe)."
+        "--recipe",
+        help="Named set of settings: default, fast (upper layers only), accurate (an epoch more), or stock (the original recipe).",
     ),
 ]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="An edited plan.toml.")]
@@ -79,6 +93,14 @@ Time = Annotated[
     str | None,
     typer.Option(
         "--time", help="Column to split by: the oldest rows train, the newest test.", rich_help_panel=DATA_PANEL
+    ),
+]
+LabelSeparator = Annotated[
+    str | None,
+    typer.Option(
+        "--label-separator",
+        help="What stands between the labels of a row that has several, for instance '|'; lists need none.",
+        rich_help_panel=DATA_PANEL,
     ),
 ]
 Backup = Annotated[
@@ -119,11 +141,18 @@ def fit(
     encoding: Encoding = None,
     group: Group = None,
     time: Time = None,
+    label_separator: LabelSeparator = None,
+    memory_limit: MemoryLimit = None,
+    time_limit: TimeLimit = None,
+    disk_limit: DiskLimit = None,
 ) -> None:
     """Prepare, plan, train, evaluate and report; a repeated call goes on where the last one stopped."""
     from textlora import api
 
-    options = _plan_options(base_model, recipe, set_, plan, _data(sample, group, time))
+    options = _plan_options(
+        base_model, recipe, set_, plan, _data(sample, group, time, label_separator),
+        _limits(memory_limit, time_limit, disk_limit),
+    )  # fmt: skip
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     folder = out or api.default_folder(data)
     results = []
@@ -133,6 +162,8 @@ def fit(
         )
         for result in stages:
             results.append(result)
+            if isinstance(result, Plan):
+                reporter.expect(result.estimate)
             if not as_json:
                 _show(result)
     if as_json:
@@ -156,11 +187,13 @@ def prepare(
     encoding: Encoding = None,
     group: Group = None,
     time: Time = None,
+    label_separator: LabelSeparator = None,
 ) -> None:
     """Read, check, clean and split the rows."""
     from textlora import api
 
-    options = _plan_options(base_model, "default", set_, None, _data(sample, group, time))
+    data_settings = _data(sample, group, time, label_separator)
+    options = _plan_options(base_model, "default", set_, None, data_settings)
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     with _reporter() as reporter:
         dataset = api.prepare_folder(
@@ -184,6 +217,9 @@ def plan(
     list_settings: Annotated[
         bool, typer.Option("--settings", help="List every setting with its meaning and stop.")
     ] = False,
+    memory_limit: MemoryLimit = None,
+    time_limit: TimeLimit = None,
+    disk_limit: DiskLimit = None,
 ) -> None:
     """Decide every setting, with a reason, and estimate time and memory."""
     from textlora import api
@@ -193,7 +229,7 @@ def plan(
         return
     if target is None:
         raise UsageError("plan needs a run folder or a data file.", hint="For instance: textlora plan reviews.csv")
-    options = _plan_options(base_model, recipe, set_, plan, {})
+    options = _plan_options(base_model, recipe, set_, plan, limits=_limits(memory_limit, time_limit, disk_limit))
     with _reporter() as reporter:
         made = api.plan_folder(target, out, options, overwrite=overwrite, progress=reporter)
     _print_json({"plan": made}) if as_json else _show(made)
@@ -210,7 +246,9 @@ def train(
     from textlora import api
 
     with _reporter() as reporter:
-        done = api.train_folder(run, resume=resume, backup=backup, progress=reporter, command=_command())
+        done = api.train_folder(
+            run, resume=resume, backup=backup, progress=reporter, command=_command(), expect=reporter.expect
+        )
     _print_json({"run": done}) if as_json else _show(done)
 
 
@@ -264,11 +302,13 @@ def predict(
         _predict_file(run, texts or [], out, text, encoding, as_json)
         return
     found = _texts(texts)
-    predictions = Classifier.from_pretrained(run).predict(found)
+    classifier = Classifier.from_pretrained(run)
+    predictions = classifier.predict(found)
     if as_json:
         _print_json({"predictions": predictions})
     else:
-        terminal.show_predictions(found, predictions, terminal.stdout())
+        several = classifier.bundle.task == "multi_label"
+        terminal.show_predictions(found, predictions, terminal.stdout(), several=several)
 
 
 def _texts(texts: list[str] | None) -> list[str]:
@@ -367,22 +407,63 @@ def clean(
     console.print(f"{size / 1e9:.2f} GB in {len(found)} caches of frozen layers {done}.", highlight=False)
 
 
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|MB|G|M)", re.IGNORECASE)
+DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", re.IGNORECASE)
+
+
+def _limits(memory: str | None, time: str | None, disk: str | None) -> dict[str, float]:
+    """Return the limits as settings; all wrong ones in one error."""
+    given = {"--memory-limit": memory, "--time-limit": time, "--disk-limit": disk}
+    read: dict[str, Callable[[str], float | None]] = {
+        "--memory-limit": _gigabytes, "--time-limit": _minutes, "--disk-limit": _gigabytes,
+    }  # fmt: skip
+    names = {"--memory-limit": "limits.memory_gb", "--time-limit": "limits.minutes", "--disk-limit": "limits.disk_gb"}
+    found = {option: read[option](value) for option, value in given.items() if value is not None}
+    wrong = [
+        f"{option} is {given[option]!r}, expected {'a time such as 20m or 1h30m' if 'time' in option else 'a size such as 4GB or 500MB'}"
+        for option, value in found.items()
+        if not value
+    ]
+    if wrong:
+        raise UsageError("Cannot read the limits:", problems=wrong)
+    return {names[option]: value for option, value in found.items() if value}
+
+
+def _gigabytes(text: str) -> float | None:
+    match = SIZE.fullmatch(text.strip())
+    return float(match[1]) / (1000 if match[2].upper().startswith("M") else 1) if match else None
+
+
+def _minutes(text: str) -> float | None:
+    match = DURATION.fullmatch(text.strip().replace(" ", ""))
+    if not match or not any(match.groups()):
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 60 * hours + minutes + seconds / 60
+
+
 def _plan_options(
     base_model: str | None,
     recipe: str,
     assignments: list[str] | None,
     plan_file: Path | None,
-    data: dict[str, Any],
+    data: dict[str, Any] | None = None,
+    limits: dict[str, float] | None = None,
 ) -> Any:
     from textlora import api
 
-    flat = settings.parse_assignments(assignments or []) | data
+    flat = {**settings.parse_assignments(assignments or []), **(data or {}), **(limits or {})}
     return api.PlanOptions(base_model, recipe, flat, plan_file)
 
 
-def _data(sample: float | None, group: str | None, time: str | None) -> dict[str, Any]:
+def _data(sample: float | None, group: str | None, time: str | None, label_separator: str | None) -> dict[str, Any]:
     """Return the data settings that have an option of their own, as far as they are given."""
-    options = {"data.sample": sample, "data.group_column": group, "data.time_column": time}
+    options = {
+        "data.sample": sample,
+        "data.group_column": group,
+        "data.time_column": time,
+        "data.label_separator": label_separator,
+    }
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -25,6 +25,8 @@ from textlora.batching import padded_length
 from textlora.errors import ResourceError, UsageError, did_you_mean
 from textlora.packed import loading, quantized
 from textlora.settings import LoraSettings
+from textlora.tasks import TASKS
+from textlora.types import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +59,7 @@ class EncoderSpec:
         attention: ``eager`` or ``sdpa``.
         trunk_dropout: whether the encoder's own dropout stays on in training.
         bits: 4 or 8 for frozen linear layers quantized to so many bits, or None.
+        task: what the configuration tells other tools about the head.
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class EncoderSpec:
     attention: str = "eager"
     trunk_dropout: bool = False
     bits: int | None = None
+    task: Task = "single_label"
 
 
 @contextmanager
@@ -182,7 +186,7 @@ def load_classifier(spec: EncoderSpec) -> tuple[Any, tuple[str, ...]]:
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
-        problem_type="single_label_classification",
+        problem_type=TASKS[spec.task].problem_type,
         trust_remote_code=False,
     )
     if not spec.trunk_dropout:
@@ -426,7 +430,7 @@ def write_errors(folder: Path) -> Iterator[None]:
 
 def merged_model(spec: EncoderSpec, adapter: Path) -> Any:
     """Return an ordinary Hugging Face classifier in fp32 with the adapters merged in."""
-    return load_adapter(EncoderSpec(spec.folder, spec.label_names), adapter).merge_and_unload()
+    return load_adapter(EncoderSpec(spec.folder, spec.label_names, task=spec.task), adapter).merge_and_unload()
 
 
 def pad(ids: Sequence[TokenIds], pad_id: int, *, limit: int, fixed: bool = False) -> dict[str, torch.Tensor]:

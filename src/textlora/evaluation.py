@@ -9,23 +9,36 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import metrics, storage
+from textlora import metrics, multilabel_evaluation, storage, tfidf
 from textlora.errors import TrainingError, UsageError, did_you_mean
-from textlora.types import SPLIT_NAMES, Baseline, Dataset, Evaluation, Interval, Leakage, Mistake, Run, Slice, Split
+from textlora.multilabel_evaluation import MultiLabelJudged
+from textlora.types import (
+    SPLIT_NAMES,
+    Baseline,
+    Bundle,
+    Curve,
+    Dataset,
+    Evaluation,
+    Label,
+    LabelErrors,
+    Leakage,
+    Mistake,
+    Run,
+    Slice,
+    Split,
+)
 
 LENGTH_EDGES = (64, 128, 256, 512)
 MISTAKES = 20
 MISTAKE_CHARACTERS = 2_000
-STRENGTHS = (1.0, 4.0, 16.0)
-"""Inverse regularisation strengths that the TF-IDF baseline may choose from."""
 BLOCK = 8_192
 """Rows that are scored and written at once; a multiple of the classifier's own blocks."""
 BASELINE_CHARACTERS = 64_000_000
@@ -48,6 +61,17 @@ class Scorer(Protocol):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text before any cut."""
+
+
+class MultiLabelScorer(Scorer, Protocol):
+    """What it needs beyond that where rows have several labels."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Holds the thresholds."""
+
+    def decide(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which labels each row of probabilities (N, C) is given, (N, C)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +101,51 @@ class _Judged:
     def right(self) -> NDArray[np.bool_]:
         """Which predictions are right (N,)."""
         return np.asarray(self.labels == self.predicted)
+
+    def scores(self, resamples: int, seed: int) -> metrics.Scores:
+        """Return all figures with intervals."""
+        return metrics.bootstrap(
+            self.labels, self.probabilities, label_names=self.label_names, resamples=resamples, seed=seed
+        )
+
+    def curves(self) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
+        """Return ROC and precision-recall curves."""
+        return metrics.curves(self.labels, self.probabilities, label_names=self.label_names)
+
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Return the confusion matrix."""
+        counts = metrics.confusion_matrix(self.labels, self.predicted, classes=len(self.label_names))
+        return tuple(tuple(row) for row in counts.tolist())
+
+    def errors(self) -> tuple[LabelErrors, ...]:
+        """Return nothing: the confusion matrix says it."""
+        return ()
+
+    def label_of(self, row: int) -> str:
+        """Return the name of a row's true class."""
+        return self.label_names[int(self.labels[row])]
+
+    def prediction_of(self, row: int) -> str:
+        """Return the name of a row's predicted class."""
+        return self.label_names[int(self.predicted[row])]
+
+    def columns(self, block: slice) -> list[Any]:
+        """Return label, prediction and its probability of some rows."""
+        names = np.asarray(self.label_names, dtype=object)
+        probabilities = self.probabilities[block]
+        labels = np.asarray(self.rows.labels[block], np.int64)
+        return [names[labels], names[probabilities.argmax(1)], probabilities.max(1)]
+
+
+Judged = _Judged | MultiLabelJudged
+
+
+def _judge(scorer: Scorer, rows: Split, dataset: Dataset, probabilities: NDArray[np.float64]) -> Judged:
+    if dataset.task == "single_label":
+        return _Judged(rows, dataset.label_names, probabilities)
+    deciding = cast("MultiLabelScorer", scorer)
+    chosen = deciding.decide(probabilities)
+    return MultiLabelJudged(rows, dataset.label_names, probabilities, chosen, deciding.bundle.thresholds)
 
 
 def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaults
@@ -112,17 +181,16 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
     scorer = classifier or _load(run_folder)
     _check_labels(scorer, run_folder, dataset)
     probabilities, tokens, seconds = _scored(scorer, rows, progress)
-    judged = _Judged(rows, dataset.label_names, probabilities)
-    roc, precision_recall = metrics.curves(judged.labels, judged.probabilities, label_names=judged.label_names)
-    scores = _scores(judged, resamples, dataset)
-    counts = metrics.confusion_matrix(judged.labels, judged.predicted, classes=len(judged.label_names))
+    judged = _judge(scorer, rows, dataset, probabilities)
+    roc, precision_recall = judged.curves()
+    scores = judged.scores(resamples, dataset.info.seed)
     evaluation = Evaluation(
         split=split,
         rows=len(rows),
         label_names=dataset.label_names,
         metrics=scores.metrics,
         classes=scores.classes,
-        confusion=tuple(tuple(row) for row in counts.tolist()),
+        confusion=judged.confusion(),
         roc=roc,
         precision_recall=precision_recall,
         by_length=_by_length(judged, tokens),
@@ -132,6 +200,8 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         dataset_fingerprint=dataset.fingerprint,
         run_fingerprint=scorer.fingerprint,
         leakage=_leakage(judged, resamples, dataset),
+        task=dataset.task,
+        errors=judged.errors(),
     )
     storage.make_folder(run_folder)
     _write_predictions(run_folder / storage.PREDICTIONS, judged)
@@ -228,31 +298,27 @@ def _ahead_of(start: int, total: int, progress: Callable[..., None]) -> Callable
 # --- what comes out -----------------------------------------------------------------------
 
 
-def _scores(judged: _Judged, resamples: int, dataset: Dataset) -> metrics.Scores:
-    return metrics.bootstrap(
-        judged.labels, judged.probabilities, label_names=judged.label_names, resamples=resamples, seed=dataset.info.seed
-    )
-
-
-def _leakage(judged: _Judged, resamples: int, dataset: Dataset) -> Leakage | None:
+def _leakage(judged: Judged, resamples: int, dataset: Dataset) -> Leakage | None:
     """Return the scores on the rows that have a near-duplicate in training, and on those that have none."""
-    if judged.rows.leaked is None:
+    if judged.rows.leaked is None or not any(judged.rows.leaked):
         return None
     leaked = np.asarray(judged.rows.leaked, np.bool_)
-    hits, rows = int(judged.right[leaked].sum()), int(leaked.sum())
-    others: Mapping[str, Interval] = {}
-    if rows < len(leaked):
-        others = metrics.bootstrap(
-            judged.labels[~leaked],
-            judged.probabilities[~leaked],
-            label_names=judged.label_names,
-            resamples=resamples,
-            seed=dataset.info.seed,
-        ).metrics
-    return Leakage(rows, metrics.wilson(hits, rows), others) if rows else None
+    rows = int(leaked.sum())
+    right = metrics.wilson(int(judged.right[leaked].sum()), rows)
+    clean = _part(judged, ~leaked)
+    return Leakage(rows, right, clean.scores(resamples, dataset.info.seed).metrics if rows < len(leaked) else {})
 
 
-def _by_length(judged: _Judged, tokens: NDArray[np.int64]) -> tuple[Slice, ...]:
+def _part(judged: Judged, chosen: NDArray[np.bool_]) -> Judged:
+    """Return some of the rows (N,) with what the classifier says of them, without their texts."""
+    nothing = ("",) * int(chosen.sum())
+    rows = Split(nothing, nothing, tuple(itertools.compress(judged.rows.labels, chosen)))
+    if isinstance(judged, MultiLabelJudged):
+        return replace(judged, rows=rows, probabilities=judged.probabilities[chosen], chosen=judged.chosen[chosen])
+    return replace(judged, rows=rows, probabilities=judged.probabilities[chosen])
+
+
+def _by_length(judged: Judged, tokens: NDArray[np.int64]) -> tuple[Slice, ...]:
     """Return the accuracy of the rows in each range of lengths that has rows."""
     # side="left": a text of exactly 64 tokens belongs to 0-64.
     places = np.searchsorted(LENGTH_EDGES, tokens, side="left")
@@ -270,7 +336,7 @@ def _length_names() -> list[str]:
     return [*ranges, f"over {LENGTH_EDGES[-1]}"]
 
 
-def _mistakes(judged: _Judged) -> tuple[Mistake, ...]:
+def _mistakes(judged: Judged) -> tuple[Mistake, ...]:
     """Return the wrong predictions with the highest probability, the most confident first."""
     wrong = np.flatnonzero(~judged.right)
     # Stable: equally confident mistakes keep the order of the rows.
@@ -278,25 +344,26 @@ def _mistakes(judged: _Judged) -> tuple[Mistake, ...]:
     return tuple(_mistake(judged, int(row)) for row in chosen)
 
 
-def _mistake(judged: _Judged, row: int) -> Mistake:
+def _mistake(judged: Judged, row: int) -> Mistake:
     text = judged.rows.texts[row]
     return Mistake(
         id=judged.rows.ids[row],
         text=text if len(text) <= MISTAKE_CHARACTERS else text[: MISTAKE_CHARACTERS - 1] + "…",
-        label=judged.label_names[judged.rows.labels[row]],
-        predicted=judged.label_names[judged.predicted[row]],
+        label=judged.label_of(row),
+        predicted=judged.prediction_of(row),
         probability=float(judged.confidence[row]),
     )
 
 
-def _write_predictions(path: Path, judged: _Judged) -> None:
+def _write_predictions(path: Path, judged: Judged) -> None:
     """Write one row per scored text, in the order of the split, block by block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = ("id", "text", "label", "prediction")
+    label = pa.list_(pa.string()) if isinstance(judged, MultiLabelJudged) else pa.string()
+    texts = {"id": pa.string(), "text": pa.string(), "label": label, "prediction": label}
     numbers = ("probability", *(f"probability_{name}" for name in judged.label_names))
-    schema = pa.schema([*((name, pa.string()) for name in texts), *((name, pa.float64()) for name in numbers)])
+    schema = pa.schema([*texts.items(), *((name, pa.float64()) for name in numbers)])
     with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as file:
         for start in range(0, len(judged.rows), BLOCK):
             columns = _prediction_columns(judged, slice(start, start + BLOCK))
@@ -304,25 +371,20 @@ def _write_predictions(path: Path, judged: _Judged) -> None:
             file.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _prediction_columns(judged: _Judged, block: slice) -> list[Any]:
-    names = np.asarray(judged.label_names, dtype=object)
-    probabilities = judged.probabilities[block]
-    labels = np.asarray(judged.rows.labels[block], np.int64)
-    return [
-        judged.rows.ids[block],
-        judged.rows.texts[block],
-        names[labels],
-        names[probabilities.argmax(1)],
-        probabilities.max(1),
-        *probabilities.T,
-    ]
+def _prediction_columns(judged: Judged, block: slice) -> list[Any]:
+    texts = [judged.rows.ids[block], judged.rows.texts[block]]
+    return [*texts, *judged.columns(block), *judged.probabilities[block].T]
 
 
 # --- baselines ----------------------------------------------------------------------------
 
 
-def _baselines(dataset: Dataset, judged: _Judged, resamples: int) -> tuple[Baseline, ...]:
+def _baselines(dataset: Dataset, judged: Judged, resamples: int) -> tuple[Baseline, ...]:
     """Train the cheap methods on the training split and score them on the same rows."""
+    seed = dataset.info.seed
+    if isinstance(judged, MultiLabelJudged):
+        train, validation = (_bounded(split, seed) for split in (dataset.train, dataset.validation))
+        return multilabel_evaluation.baselines(judged, train, validation, resamples=resamples, seed=seed)
     found = []
     for name, method in (("majority class", _majority), ("TF-IDF + logistic regression", _tfidf)):
         started = time.perf_counter()
@@ -332,8 +394,8 @@ def _baselines(dataset: Dataset, judged: _Judged, resamples: int) -> tuple[Basel
         description, probabilities = result
         theirs = _Judged(judged.rows, judged.label_names, probabilities)
         seconds = time.perf_counter() - started
-        ahead = metrics.advantage(judged.right, theirs.right, resamples=resamples, seed=dataset.info.seed)
-        found.append(Baseline(name, description, _scores(theirs, resamples, dataset).metrics, seconds, ahead))
+        ahead = metrics.advantage(judged.right, theirs.right, resamples=resamples, seed=seed)
+        found.append(Baseline(name, description, theirs.scores(resamples, seed).metrics, seconds, ahead))
     return tuple(found)
 
 
@@ -349,7 +411,7 @@ def _majority(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] 
 def _tfidf(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] | None:
     """Fit a linear model on word and word-pair counts; ``None`` where the texts hold no words."""
     train = _bounded(dataset.train, dataset.info.seed)
-    vectorizer, matrix = _vectorized(train.texts)
+    vectorizer, matrix = tfidf.vectorized(train.texts)
     if matrix is None:
         return None
     model, choice = _chosen(matrix, train.labels, vectorizer, _bounded(dataset.validation, dataset.info.seed))
@@ -366,21 +428,27 @@ def _bounded(split: Split, seed: int) -> Split:
     characters = sum(map(len, split.texts))
     if characters <= BASELINE_CHARACTERS:
         return split
-    labels = np.asarray(split.labels)
     generator = np.random.default_rng(seed)
     drawn = np.zeros(len(split), np.bool_)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    for rows in _by_label(split.labels):
         # One row at least of every class.
         size = math.ceil(len(rows) * BASELINE_CHARACTERS / characters)
         drawn[generator.choice(rows, size, replace=False)] = True
     ids, texts = (tuple(itertools.compress(column, drawn)) for column in (split.ids, split.texts))
-    return Split(ids, texts, tuple(labels[drawn].tolist()))
+    return Split(ids, texts, tuple(itertools.compress(split.labels, drawn)))
 
 
-def _chosen(matrix: Any, labels: Sequence[int], vectorizer: Any, validation: Split) -> tuple[Any, str]:
+def _by_label(labels: Sequence[Label]) -> Iterator[NDArray[np.intp]]:
+    """Yield the rows of each class, in multi-label data those of each combination."""
+    numbers: dict[Label, int] = {}
+    found = np.array([numbers.setdefault(label, len(numbers)) for label in labels])
+    for number in range(len(numbers)):
+        yield np.flatnonzero(found == number)
+
+
+def _chosen(matrix: Any, labels: Sequence[Label], vectorizer: Any, validation: Split) -> tuple[Any, str]:
     """Return the model whose strength does best on the validation rows, and that choice in words."""
-    fits = [(strength, _logistic(matrix, labels, strength)) for strength in STRENGTHS]
+    fits = [(strength, tfidf.logistic(strength).fit(matrix, labels)) for strength in tfidf.STRENGTHS]
     if not len(validation):
         strength, model = fits[0]
         return model, f"C = {strength:g}, no validation rows to choose it by"
@@ -388,22 +456,3 @@ def _chosen(matrix: Any, labels: Sequence[int], vectorizer: Any, validation: Spl
     # On ties the stronger regularisation wins: it comes first.
     strength, model = max(fits, key=lambda fit: fit[1].score(held_out, validation.labels))
     return model, f"C = {strength:g} chosen on the validation split"
-
-
-def _vectorized(texts: Sequence[str]) -> tuple[Any, Any]:
-    """Fit on terms that occur in two texts or more; in tiny data on all terms."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    for least in (2, 1):
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=least)
-        try:
-            return vectorizer, vectorizer.fit_transform(texts)
-        except ValueError:  # no term is left
-            continue
-    return None, None
-
-
-def _logistic(matrix: Any, labels: Sequence[int], strength: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=strength, max_iter=1000).fit(matrix, labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +50,7 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
 
     Adapters that were trained over quantized weights are merged into the full-precision ones. The
     answers move a little; how far is measured on the run's test texts and written into
-    ``config.json`` too.
+    ``config.json`` too. So are the thresholds of a multi-label classifier, which no other tool applies by itself.
 
     Args:
         folder: a run folder or a bundle.
@@ -70,7 +71,7 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     _check_target(target)
     bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
     revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
-    spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names)
+    spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names, task=bundle.task)
     check_base(spec.folder, bundle)
     if target.resolve() == spec.folder.resolve():
         raise UsageError(f"{target} is the base model itself.", hint="Choose a new or an empty folder.")
@@ -83,10 +84,15 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
         raise TrainingError(
             f"The merged model differs from the adapter: logits by {difference:.2g}, allowed {TOLERANCE:g}."
         )
-    drift = None
+    drift: Drift | None = None
+    notes: dict[str, Any] = {}
+    if bundle.thresholds:
+        notes["thresholds"] = dict(zip(bundle.label_names, bundle.thresholds, strict=True))
     if bundle.bits:
         drift = _drift(path, Classifier(merged, tokenizer, replace(bundle, precision="fp32")))
-        merged.config.textlora = {"trained_over_bits": bundle.bits, "merge_drift": drift and asdict(drift)}
+        notes |= {"trained_over_bits": bundle.bits, "merge_drift": drift and asdict(drift)}
+    if notes:
+        merged.config.textlora = notes
     storage.make_folder(target.parent)
     with storage.atomic_folder(target) as temporary:
         with encoder.quiet_libraries(), encoder.write_errors(temporary):

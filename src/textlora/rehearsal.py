@@ -40,7 +40,6 @@ LAST_LAYER_SAVED = 0.95
 LAYERS = 3
 # A pass costs as much with a small vocabulary.
 VOCABULARY = 1_000
-FIRST_WORD = 200
 REPEATS = 3
 # Tokens per text of the passes that are timed.
 SHORT, LONG = 32, 512
@@ -208,6 +207,7 @@ class Stage:
         self.specification = specification
         self.layers = int(model.config.num_hidden_layers)
         self.packed = specification.packed and specification.adapted
+        self._words = int(model.config.vocab_size)
         self._generator = torch.Generator().manual_seed(0)
 
     def bytes(self) -> dict[str, float]:
@@ -322,7 +322,8 @@ class Stage:
 
         device = self.specification.device
         ids = [
-            torch.randint(FIRST_WORD, VOCABULARY, (length,), generator=self._generator).numpy() for length in lengths
+            torch.randint(self._words // 2, self._words, (length,), generator=self._generator).numpy()
+            for length in lengths
         ]
         batch = encoder.collate(ids, 0, limit=self.specification.max_length, packed_rows=self.packed)
         moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}

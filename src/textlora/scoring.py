@@ -80,7 +80,7 @@ def score_file(
     _check_output(table, out, added)
     storage.make_folder(out.parent)
     counts = _Counts()
-    with _writer(out, table, source, added) as write:
+    with _writer(out, table, source, added, several=_gives_several(classifier)) as write:
         for rows in _blocks(table, counts):
             write(_scored(classifier, rows, table.columns.index(column), counts))
             if progress:
@@ -149,22 +149,28 @@ def _scored(classifier: Classifier, rows: Sequence[Row], column: int, counts: _C
     counts.without_text += len(rows) - len(found)
     counts.truncated += sum(prediction.truncated for prediction in found)
     width = len(added_columns(classifier.label_names))
-    return [[*row.values, *_cells(predictions.get(index), width)] for index, row in enumerate(rows)]
+    several = _gives_several(classifier)
+    return [[*row.values, *_cells(predictions.get(index), width, several=several)] for index, row in enumerate(rows)]
 
 
-def _cells(prediction: Prediction | None, width: int) -> list[Any]:
+def _gives_several(classifier: Classifier) -> bool:
+    return classifier.bundle.task == "multi_label"
+
+
+def _cells(prediction: Prediction | None, width: int, *, several: bool) -> list[Any]:
     if prediction is None:
         return [None] * width
-    return [prediction.label, prediction.probability, *prediction.probabilities.values()]
+    given = list(prediction.labels) if several else prediction.label
+    return [given, prediction.probability, *prediction.probabilities.values()]
 
 
 @contextmanager
-def _writer(out: Path, table: Table, source: Path, added: Sequence[str]) -> Iterator[_Writer]:
+def _writer(out: Path, table: Table, source: Path, added: Sequence[str], *, several: bool) -> Iterator[_Writer]:
     columns = [*table.columns, *added]
     suffix = out.suffix.lower()
     with storage.atomic_path(out) as temporary, ExitStack() as stack:
         if suffix == ".parquet":
-            yield _parquet_writer(temporary, _schema(table, source, added), stack)
+            yield _parquet_writer(temporary, _schema(table, source, added, several=several), stack)
             return
         # A lone surrogate, which JSON lines may hold, is written as the escape that JSON has for it.
         stream = stack.enter_context(temporary.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
@@ -174,7 +180,12 @@ def _writer(out: Path, table: Table, source: Path, added: Sequence[str]) -> Iter
 def _csv_writer(stream: IO[str], columns: Sequence[str], suffix: str) -> _Writer:
     writer = csv.writer(stream, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
     writer.writerow(columns)
-    return writer.writerows
+    return lambda rows: writer.writerows(map(_csv_cell, row) for row in rows)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Return a list as JSON text, which ``prepare`` reads back as one."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
 
 def _json_writer(stream: IO[str], columns: Sequence[str]) -> _Writer:
@@ -205,7 +216,7 @@ def _parquet_writer(path: Path, schema: Any, stack: ExitStack) -> _Writer:
     return write
 
 
-def _schema(table: Table, source: Path, added: Sequence[str]) -> Any:
+def _schema(table: Table, source: Path, added: Sequence[str], *, several: bool) -> Any:
     """Return the Arrow schema of the output; the input columns keep the types they have."""
     import pyarrow as pa
 
@@ -214,7 +225,8 @@ def _schema(table: Table, source: Path, added: Sequence[str]) -> Any:
     else:
         kinds = _json_kinds(table) if table.format == "jsonl" else {}
         inputs = [pa.field(name, _arrow_type(pa, kinds.get(name, {str}))) for name in table.columns]
-    outputs = [pa.field(name, pa.string() if name == added[0] else pa.float64()) for name in added]
+    given = pa.list_(pa.string()) if several else pa.string()
+    outputs = [pa.field(name, given if name == added[0] else pa.float64()) for name in added]
     return pa.schema([*inputs, *outputs])
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -59,9 +60,13 @@ class DataSettings(Section):
     time_column: str | None = Field(
         None, min_length=1, description="Split by this column: the oldest rows train, the newest are the test."
     )
-
     slice_columns: tuple[str, ...] = Field(
         (), description="Columns kept with the rows, such as their source, to score the rows of each value apart."
+    )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="What stands between the labels of a row, where rows have several (multi-label).",
     )
 
     @field_validator("near_duplicates")
@@ -132,6 +137,41 @@ class TrainingSettings(Section):
     trunk_dropout: bool = Field(False, description="Dropout inside the frozen encoder.")
 
 
+class LossSettings(Section):
+    """What training minimises, and how it deals with rare classes."""
+
+    name: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy",
+        description="Cross-entropy (binary for each label in multi-label data), or focal: hard rows count more.",
+    )
+    focal_gamma: float = Field(2.0, ge=0, description="Exponent of the focal loss; 0 is cross-entropy.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each target that is spread evenly over the answers."
+    )
+    class_weights: Literal["none", "auto"] | Mapping[str, float] = Field(
+        "none",
+        description="Weight of each class: none, auto (rare ones count more), or a table such as {joy = 2.0}, 1 for the others.",
+    )
+    sampling: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class is drawn equally often, small ones several times an epoch."
+    )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def check_weights(cls, value: Any) -> Any:
+        """Refuse what is neither a word nor a table of positive numbers."""
+        if value in ("none", "auto") if isinstance(value, str) else _is_table_of_weights(value):
+            return value
+        raise ValueError("none, auto, or a table of numbers above 0 such as {joy = 2.0, anger = 0.5}")
+
+
+def _is_table_of_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
+        for weight in value.values()
+    )
+
+
 class ComputeSettings(Section):
     """Arithmetic and memory."""
 
@@ -159,6 +199,14 @@ class QuantizationSettings(Section):
     )
 
 
+class LimitSettings(Section):
+    """What the job may take; the planner keeps below it."""
+
+    memory_gb: float | None = Field(None, gt=0, description="Peak memory in GB (--memory-limit 4GB).")
+    minutes: float | None = Field(None, gt=0, description="Minutes from training to report (--time-limit 20m).")
+    disk_gb: float | None = Field(None, gt=0, description="Space on the disk in GB (--disk-limit 2GB).")
+
+
 class Settings(Section):
     """All settings of a plan."""
 
@@ -171,8 +219,10 @@ class Settings(Section):
     text: TextSettings = TextSettings()
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
+    loss: LossSettings = LossSettings()
     compute: ComputeSettings = ComputeSettings()
     quantization: QuantizationSettings = QuantizationSettings()
+    limits: LimitSettings = LimitSettings()
 
 
 def setting_names() -> list[str]:
@@ -212,7 +262,11 @@ NONE_MEANS = {
     "data.sample": "all rows",
     "data.group_column": "none",
     "data.time_column": "none",
+    "data.label_separator": "none",
     "quantization.bits": "off",
+    "limits.memory_gb": "none",
+    "limits.minutes": "none",
+    "limits.disk_gb": "none",
 }
 
 
@@ -224,7 +278,19 @@ def show(name: str, value: Any) -> str:
         return ", ".join(value) or "none"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return show_table(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+SHOWN_WEIGHTS = 6
+
+
+def show_table(values: Mapping[str, float]) -> str:
+    """Return ``anger 0.58, joy 1.15`` for a person, cut after a few."""
+    parts = [f"{name} {value:.3g}" for name, value in values.items()]
+    more = f" and {len(parts) - SHOWN_WEIGHTS} more" if len(parts) > SHOWN_WEIGHTS else ""
+    return (", ".join(parts[:SHOWN_WEIGHTS]) or "none") + more
 
 
 def automatic_names() -> list[str]:
@@ -360,6 +426,7 @@ def _problem(details: Any) -> str:
     names = [str(part) for part in details["loc"] if not isinstance(part, int)]
     name = ".".join(names[:2])
     message = str(details["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    message = message.replace("String should have ", "a text of ")
     return f"{name} is {details['input']!r}, expected {message}."
 
 

@@ -6,6 +6,7 @@ User text goes through ``rich.text.Text``, which knows no markup, so that a revi
 
 from __future__ import annotations
 
+import itertools
 import sys
 import textwrap
 import time
@@ -23,14 +24,13 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
 from textlora import memory
 from textlora.errors import TextloraWarning
-from textlora.types import Dataset, Drift, Evaluation, Interval, Machine, Plan, Prediction, Run
+from textlora.types import Dataset, Drift, Estimate, Evaluation, Interval, Machine, Plan, Prediction, Run
 
 if TYPE_CHECKING:
     from textlora.doctor import Examination
@@ -75,6 +75,41 @@ class _Amount(ProgressColumn):
         return Text(f"{task.completed:,.0f}" + (f"/{task.total:,.0f}" if task.total else ""))
 
 
+# From this share of a stage on, what was measured alone says how long the rest takes.
+TRUSTED_SHARE = 0.2
+
+
+def seconds_left(done: float, total: float, elapsed: float, expected: float | None) -> float | None:
+    """Return the seconds until a stage ends: as the plan expects, more and more corrected by what was measured.
+
+    Args:
+        done: units done so far.
+        total: units in all, 0 when unknown.
+        elapsed: seconds since the stage began.
+        expected: seconds of the whole stage by the plan, or None.
+    """
+    if not total:
+        return None
+    share = min(1.0, done / total)
+    measured = elapsed / share * (1 - share) if share else None
+    if expected is None or measured is None:
+        # The first units are slow: kernels are built, pages are touched.
+        return expected if measured is None else measured
+    weight = min(1.0, share / TRUSTED_SHARE)
+    return weight * measured + (1 - weight) * expected * (1 - share)
+
+
+class _Left(ProgressColumn):
+    """How long the stage still takes."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Return ``12 min 5 s`` or ``-``."""
+        left = seconds_left(task.completed, task.total or 0, task.elapsed or 0.0, task.fields["expected"])
+        return Text("-" if left is None else duration(left))
+
+
 class Reporter:
     """Shows progress of any stage: bars with ETA on a terminal, plain lines elsewhere."""
 
@@ -84,6 +119,16 @@ class Reporter:
         self._tasks: dict[str, Any] = {}
         self._started: dict[str, float] = {}
         self._spoken = 0.0
+        self._expected: dict[str, float] = {}
+
+    def expect(self, estimate: Estimate) -> None:
+        """Take the plan's word for how long training takes, until there is something measured."""
+        terms = estimate.seconds_by_term
+        whole = [
+            terms.get(name, 0.0) for name in ("adapted layers", "kernels", "dequantizing", "optimiser", "validation")
+        ]
+        if sum(whole):
+            self._expected["train"] = sum(whole)
 
     @contextmanager
     def live(self) -> Iterator[Reporter]:
@@ -94,7 +139,7 @@ class Reporter:
             return
         columns = (
             SpinnerColumn(), TextColumn("{task.description:<20}", markup=False), BarColumn(), _Amount(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(), TextColumn("left"), _Left(), TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=self._console, transient=True) as self._bars:
             yield self
@@ -108,7 +153,9 @@ class Reporter:
             self._plain(stage, done, total, note)
             return
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total or None, note=note)
+            self._tasks[stage] = self._bars.add_task(
+                stage, total=total or None, note=note, expected=self._expected.get(stage)
+            )
         self._bars.update(self._tasks[stage], completed=done, total=total or None, note=note)
 
     def _plain(self, stage: str, done: int, total: int, note: str) -> None:
@@ -120,11 +167,8 @@ class Reporter:
         elapsed = now - self._started[stage]
         if ended:
             self._started.pop(stage)  # a stage may come again, and its clock with it
-        left = (
-            f", about {duration(elapsed / done * (total - done))} left"
-            if total and 0 < done < total and elapsed > 1
-            else ""
-        )
+        seconds = seconds_left(done, total, elapsed, self._expected.get(stage))
+        left = f", about {duration(seconds)} left" if seconds is not None and 0 < done < total and elapsed > 1 else ""
         amount = f"{done:,}/{total:,}" if total else f"{done:,}"
         self._console.print(f"{stage}: {amount} after {duration(elapsed)}{left}{'  ' + note if note else ''}")
 
@@ -167,7 +211,7 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
     _heading(console, "Data", f"{info.source}: {head}")
     table = _table("split", *(f"{name}" for name in info.label_names), "rows")
     for name, per_class in info.split_counts.items():
-        table.add_row(name, *(f"{count:,}" for count in per_class), f"{sum(per_class):,}")
+        table.add_row(name, *(f"{count:,}" for count in per_class), f"{info.rows_in(name):,}")
     console.print(table)
     for finding in info.findings:
         console.print(Text(f"  {'!' if finding.level == 'warning' else '·'} {finding.message}"))
@@ -189,8 +233,40 @@ def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console
     )
     console.print(
         f"  Estimate: {duration(estimate.train_seconds)} to train, {duration(estimate.evaluate_seconds)} to evaluate, "
-        f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk."
+        f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk"
+        f"{'' if estimate.rehearsed else ' (roughly: measured for longer jobs)'}."
     )
+    if plan.alternatives:
+        _show_terms(plan, console)
+        _show_alternatives(plan, console)
+
+
+def _show_terms(plan: Plan, console: Console) -> None:
+    """Print what each part takes, and what is free."""
+    estimate = plan.estimate
+    table = _table("memory", "GB", "time", "", "disk", "GB")
+    columns = [
+        [(name, f"{value:.2f}") for name, value in estimate.memory_by_term.items()],
+        [(name, duration(value)) for name, value in estimate.seconds_by_term.items()],
+        [(name, f"{value:.3f}") for name, value in estimate.disk_by_term.items()],
+    ]
+    for row in itertools.zip_longest(*columns, fillvalue=("", "")):
+        table.add_row(*(Text(cell) for pair in row for cell in pair))
+    table.add_row("free now", f"{plan.machine.available_memory_gb:.2f}")
+    console.print(table)
+
+
+def _show_alternatives(plan: Plan, console: Console) -> None:
+    """Print what else could be trained on the same data, side by side."""
+    table = _table("alternative", "trained", "weights", "memory", "time", "disk", "choose it with")
+    for other in plan.alternatives:
+        found = other.estimate
+        table.add_row(
+            Text(other.name), f"{found.trainable_parameters / 1e6:.1f} M", f"{1e3 * found.memory_by_term['weights']:.0f} MB",
+            f"{found.memory_gb:.2f} GB", duration(found.seconds), f"{found.disk_gb:.2f} GB",
+            Text(other.how or "not in textlora"),
+        )  # fmt: skip
+    console.print(table)
 
 
 def _machine(machine: Machine) -> str:
@@ -212,6 +288,11 @@ def show_run(run: Run, console: Console) -> None:
         f"  training loss {run.final_training_loss:.3f} at the end (mean {run.mean_training_loss:.3f}); "
         f"best validation score {run.best_metric:.4f} at step {run.best_step:,}"
     )
+    if run.predicted_memory_gb:
+        console.print(
+            f"  predicted {duration(run.predicted_seconds)} and {run.predicted_memory_gb:.2f} GB; "
+            f"it took {duration(run.stage_seconds)} with loading and saving, and {run.peak_memory_gb:.2f} GB"
+        )
     for event in run.memory_events:
         console.print(Text(f"  ! {memory.describe(event)}"))
     console.print(f"  reloaded in a fresh process: logits differ by {run.reload_difference:.1g}")
@@ -230,6 +311,19 @@ METRIC_NAMES = {
     "average_precision": "average precision",
     "log_loss": "log loss",
 }
+MULTI_LABEL_NAMES = {
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "precision_micro": "precision (micro)",
+    "recall_micro": "recall (micro)",
+    "accuracy": "all labels right",
+    "hamming_loss": "Hamming loss",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "log_loss": "log loss",
+}
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -240,7 +334,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     if leak:
         columns.insert(0, ("without leaked rows", leak.others))
     table = _table("", "this model", *(name for name, _ in columns))
-    for name, title in METRIC_NAMES.items():
+    names = MULTI_LABEL_NAMES if evaluation.task == "multi_label" else METRIC_NAMES
+    for name, title in names.items():
         if name in evaluation.metrics:
             table.add_row(title, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
     console.print(table)
@@ -260,14 +355,24 @@ def show_report(page: Path, console: Console) -> None:
     console.print(Text(f'  Try it: textlora predict {page.parent} "A quiet, moving film."'))
 
 
-def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction], console: Console) -> None:
-    """Print one line a text: label, probability, the start of the text."""
-    width = max((len(prediction.label) for prediction in predictions), default=0)
-    for text, prediction in zip(texts, predictions, strict=True):
+def show_predictions(
+    texts: Sequence[str], predictions: Sequence[Prediction], console: Console, *, several: bool = False
+) -> None:
+    """Print one line a text: label and probability, or all labels with theirs; the start of the text."""
+    heads = [_labels_given(prediction) if several else prediction.label for prediction in predictions]
+    width = max(map(len, heads), default=0)
+    for text, prediction, head in zip(texts, predictions, heads, strict=True):
         cut = "  (truncated)" if prediction.truncated else ""
         short = " ".join(text.split())
         short = short if len(short) <= 70 else short[:69] + "…"  # noqa: PLR2004
-        console.print(Text(f"{prediction.label:<{width}}  {prediction.probability:.3f}  {short}{cut}"))
+        probability = "" if several else f"{prediction.probability:.3f}  "
+        console.print(Text(f"{head:<{width}}  {probability}{short}{cut}"))
+
+
+def _labels_given(prediction: Prediction) -> str:
+    """Return ``joy 0.912, love 0.634``."""
+    given = [f"{name} {prediction.probabilities[name]:.3f}" for name in prediction.labels]
+    return ", ".join(given) or "(no label)"
 
 
 # Fits into a bug report.

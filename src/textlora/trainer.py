@@ -20,17 +20,19 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback
 
 from textlora import checkpoints, encoder
 from textlora.batching import micro_batches, packed_batches
-from textlora.classifier import softmax
 from textlora.errors import TrainingError
+from textlora.losses import Loss, targets
 from textlora.memory import LESS, Budget, Pass
 from textlora.packed import pack, pack_states
 from textlora.prefix import PrefixCache
+from textlora.sampling import BalancedSampler
+from textlora.tasks import TASKS
 from textlora.tokenization import TokenIds
+from textlora.types import Label, Task
 
 KEPT_CHECKPOINTS = 2
 
@@ -39,14 +41,14 @@ class Sample(TypedDict):
     """One tokenized training text; ``states`` (T, H) are its hidden states where these are cached."""
 
     ids: TokenIds
-    label: int
+    label: Label
     states: NotRequired[torch.Tensor]
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
     """Tokenized texts with their labels, and their hidden states from a cache if there is one."""
 
-    def __init__(self, ids: Sequence[TokenIds], labels: Sequence[int], cache: PrefixCache | None = None) -> None:
+    def __init__(self, ids: Sequence[TokenIds], labels: Sequence[Label], cache: PrefixCache | None = None) -> None:
         self.ids = ids
         self.labels = labels
         self._cache = cache
@@ -80,6 +82,8 @@ class Collator:
         fixed: pad everything to ``limit``.
         packed: lay texts end to end instead of padding them.
         start: block that takes the hidden states of samples that have them.
+        task: decides the form of ``labels``: (B,) indices, or (B, C) zeros and ones in multi-label data.
+        classes: C.
     """
 
     pad_id: int
@@ -88,15 +92,20 @@ class Collator:
     fixed: bool = False
     packed: bool = False
     start: int = 0
+    task: Task = "single_label"
+    classes: int = 0
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
-        """Return ``labels`` (B,) and ``samples`` to be cut, and the inputs too if they shall stay whole."""
+        """Return ``labels`` and ``samples`` to be cut, and the inputs too if they shall stay whole."""
         if self.budget.tokens == 0:
             return {**self._tensors(samples), "samples": Uncut(samples)}
-        return {"labels": torch.tensor([sample["label"] for sample in samples]), "samples": Uncut(samples)}
+        return {"labels": self._labels(samples), "samples": Uncut(samples)}
+
+    def _labels(self, samples: Sequence[Sample]) -> torch.Tensor:
+        return targets([sample["label"] for sample in samples], self.task, self.classes)
 
     def micro_batches(self, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
-        """Yield ``labels`` (b,), inputs and ``rows`` (b,) of each micro-batch within the budget."""
+        """Yield ``labels``, inputs and ``rows`` (b,) of each micro-batch within the budget."""
         for rows in self._cut(samples):
             yield {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)}
 
@@ -114,7 +123,7 @@ class Collator:
             inputs = pack(ids, self.pad_id)
         else:
             inputs = encoder.pad(ids, self.pad_id, limit=self.limit, fixed=self.fixed)
-        return {"labels": torch.tensor([sample["label"] for sample in samples]), **inputs}
+        return {"labels": self._labels(samples), **inputs}
 
 
 def _tokens(batch: dict[str, Any]) -> int:
@@ -171,14 +180,30 @@ class MicroBatchTrainer(SealedTrainer):
     weights in smaller micro-batches; a validation batch is computed again. A ``Collator`` is needed.
     """
 
+    loss = Loss()
+    """What is minimised; a validation reports the plain one."""
+    sampler: BalancedSampler | None = None
+    """Draws the training rows, if they are not simply shuffled."""
+
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.collator: Collator = self.data_collator
         self.shortage_hint = LESS
         self._head = HeadDropout(self.model)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.sampler or super()._get_train_sampler(train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a plain batch, and the model's output if asked; see ``Trainer.compute_loss``."""
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        loss = (self.loss if model.training else self.loss.plain).mean(outputs.logits.float(), inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Add up the gradients of the step's micro-batches; return the mean loss per sample."""
+        """Add up the gradients of the step's micro-batches; return the loss of the whole step."""
         step = self.state.global_step + 1
         self._head.begin(f"{self.args.seed} {step} {self.args.process_index}", len(inputs["labels"]))
         randomness = _Randomness(self.args.device)
@@ -207,21 +232,28 @@ class MicroBatchTrainer(SealedTrainer):
         samples = inputs["samples"].samples
         batches = list(self.collator.micro_batches(samples))
         total = torch.zeros((), device=self.args.device)
+        # Of the whole step: a micro-batch's own divisor would let its rows count by how the step was cut.
+        divisor = self._divisor(inputs["labels"].to(self.args.device))
         for number, batch in enumerate(batches, start=1):
             under_way.holds(len(batch["labels"]), _tokens(batch))
             # Several processes exchange gradients once a step, after the last micro-batch.
             last = number == len(batches)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager(), self._head.rows(batch["rows"]):
-                    loss = _summed_loss(model, self._prepare_inputs(batch))[0] / len(samples)
+                    loss = _summed_loss(model, self._prepare_inputs(batch), self.loss)[0] / divisor
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
+    def _divisor(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the step's weights; its mean over the processes, whose gradients are averaged."""
+        local = self.loss.weights(labels).sum()
+        return self.accelerator.reduce(local, reduction="mean") if self.args.world_size > 1 else local
+
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Return mean loss, logits (B, C) and labels (B,), in the order of the samples."""
+        """Return mean plain loss, logits (B, C) and labels, in the order of the samples."""
         return self.collator.budget.run(
             lambda under_way: self._predicted(model, inputs, prediction_loss_only, ignore_keys, under_way),
             stage="validation",
@@ -238,22 +270,23 @@ class MicroBatchTrainer(SealedTrainer):
             whole: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
             whole = super().prediction_step(model, plain, loss_only, ignore_keys)
             return whole
-        loss, logits = self._scored(model, inputs["samples"].samples, under_way)
+        loss, logits = self._scored(model, inputs, under_way)
         return (loss, None, None) if loss_only else (loss, logits, inputs["labels"].to(loss.device))
 
-    def _scored(self, model: Any, samples: Sequence[Sample], under_way: Pass) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean loss and the logits (B, C) of the samples."""
+    def _scored(self, model: Any, inputs: dict[str, Any], under_way: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean plain loss and the logits (B, C) of the samples."""
+        plain = self.loss.plain
         total = torch.zeros((), device=self.args.device)
         parts, rows = [], []
         with torch.no_grad(), self.compute_loss_context_manager():
-            for batch in self.collator.micro_batches(samples):
+            for batch in self.collator.micro_batches(inputs["samples"].samples):
                 under_way.holds(len(batch["labels"]), _tokens(batch))
-                loss, logits = _summed_loss(model, self._prepare_inputs(batch))
+                loss, logits = _summed_loss(model, self._prepare_inputs(batch), plain)
                 total += loss
                 parts.append(logits)
                 rows.append(batch["rows"])
         back = torch.argsort(torch.cat(rows)).to(total.device)
-        return total / len(samples), torch.cat(parts)[back]
+        return total / plain.weights(inputs["labels"]).sum().to(total.device), torch.cat(parts)[back]
 
 
 def _without_samples(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -321,10 +354,10 @@ class HeadDropout:
         return x * kept.to(x.dtype) / (1 - module.p)
 
 
-def _summed_loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def _summed_loss(model: Any, batch: dict[str, Any], loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "rows")}
     logits = model(**inputs).logits.float()
-    return cross_entropy(logits, batch["labels"], reduction="sum"), logits
+    return loss.terms(logits, batch["labels"]).sum(), logits
 
 
 class MovementCheck(TrainerCallback):
@@ -395,7 +428,9 @@ class Recorder(TrainerCallback):
             return
         if "loss" in entry:
             self._loss = f"loss {entry['loss']:.3f}"
-        if "eval_accuracy" in entry:
+        if "eval_f1_micro" in entry:  # several labels a row
+            self._score = f"validation F1 {entry['eval_f1_macro']:.4f}"
+        elif "eval_accuracy" in entry:
             self._score = f"validation accuracy {entry['eval_accuracy']:.4f}"
         # The gradient's norm is infinite in a step that fp16's scaler skips; JSON has no infinity.
         numbers = {
@@ -468,7 +503,13 @@ class Clock:
         return time.process_time() - self._cpu_start
 
 
-def scores_from(logits: np.ndarray, labels: np.ndarray, score: Callable[..., dict[str, float]]) -> dict[str, float]:
+def scores_from(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    score: Callable[..., dict[str, float]],
+    *,
+    task: Task = "single_label",
+) -> dict[str, float]:
     """Turn logits (N, C) into validation scores, without the loss, which Trainer has."""
-    scores = score(labels, softmax(logits))
+    scores = score(labels, TASKS[task].probabilities(logits))
     return {name: value for name, value in scores.items() if name != "loss"}

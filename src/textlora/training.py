@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
@@ -28,9 +30,11 @@ from textlora import (
     memory,
     metrics,
     models,
+    multilabel_metrics,
     planning,
     prefix,
     storage,
+    thresholds,
     token_store,
 )
 from textlora.backup import Backup
@@ -45,8 +49,11 @@ from textlora.classifier import (
 )
 from textlora.encoder import EncoderSpec
 from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
+from textlora.losses import make_loss
 from textlora.memory import Budget
 from textlora.prefix import PrefixCache
+from textlora.sampling import BalancedSampler
+from textlora.tasks import label_matrix
 from textlora.tokenization import LengthPolicy, TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
     Clock,
@@ -108,6 +115,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
     _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
     job.take_from_backup(resume=resume)
+    began = time.perf_counter()
     start = job.checkpoint_to_resume() if resume else None
     if start is None:
         job.clear()
@@ -115,6 +123,12 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         trained = _fit(job, start)
     bundle, difference = _save(job, trained)
     run = replace(_describe(job, trained, difference, command), bits=bundle.bits, drift=bundle.drift)
+    run = replace(
+        run,
+        stage_seconds=time.perf_counter() - began,
+        predicted_seconds=plan.estimate.train_seconds,
+        predicted_memory_gb=plan.estimate.train_memory_gb,
+    )
     storage.write_noun(job.folder / storage.RUN, run)
     # Of use to a resume only.
     shutil.rmtree(job.folder / storage.TOKENS, ignore_errors=True)
@@ -213,6 +227,7 @@ class _Job:
             attention=compute.attention or "eager",
             trunk_dropout=self.settings.training.trunk_dropout,
             bits=self.settings.quantization.bits,
+            task=self.dataset.task,
         )
 
     def tokenizer(self) -> TextTokenizer:
@@ -364,16 +379,22 @@ def _make_trainer(job: _Job, model: Any, data: _Data, budget: Budget) -> MicroBa
         fixed=settings.text.padding == "max_length",
         packed=settings.compute.engine == "packed",
         start=data.cache.layers if data.cache else 0,
+        task=job.dataset.task,
+        classes=len(job.dataset.label_names),
     )
+    score = multilabel_metrics.validation_scores if job.dataset.task == "multi_label" else metrics.validation_scores
     trainer = MicroBatchTrainer(
         model=model,
         args=_arguments(job, steps_per_epoch=math.ceil(len(data.train.ids) / settings.training.batch_size)),
         train_dataset=Samples(data.train.ids, job.dataset.train.labels, data.cache),
         eval_dataset=Samples(data.validation.ids, job.dataset.validation.labels, data.cache),
         data_collator=collator,
-        compute_metrics=lambda result: scores_from(result.predictions, result.label_ids, metrics.validation_scores),
+        compute_metrics=lambda result: scores_from(result.predictions, result.label_ids, score, task=job.dataset.task),
         callbacks=[MovedFolder(), MovementCheck(), *_early_stopping(settings.training.early_stopping_patience)],
     )
+    trainer.loss = make_loss(settings.loss, job.dataset.task, job.dataset.label_names)
+    if settings.loss.sampling == "balanced":
+        trainer.sampler = BalancedSampler(np.asarray(job.dataset.train.labels), settings.seed)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
@@ -533,6 +554,8 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
     budget = memory.persisted(trained.memory_events)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
+    if bundle.task == "multi_label":
+        classifier.bundle = bundle = replace(bundle, thresholds=_thresholds(job, classifier))
     if bundle.bits:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
@@ -546,6 +569,15 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
         )
     job.progress("check reload", 1, 1, f"difference {difference:.1g}")
     return bundle, difference
+
+
+def _thresholds(job: _Job, classifier: Classifier) -> tuple[float, ...]:
+    """Fit each label's threshold on the validation rows, with the probabilities that users will get."""
+    validation = job.dataset.validation
+    probabilities = classifier.predict_proba(
+        validation.texts, progress=lambda done, total: job.progress("fit thresholds", done, total, "")
+    )
+    return thresholds.fit(label_matrix(validation.labels, len(classifier.label_names)), probabilities)
 
 
 def _drift(job: _Job, classifier: Classifier) -> Drift:

@@ -17,6 +17,8 @@ from typing import Literal
 from textlora.settings import Settings, flatten, show
 
 Task = Literal["single_label", "multi_label"]
+Label = int | tuple[int, ...]
+"""The label of a row as an index into the label names; in multi-label data all of its labels, in order."""
 SPLIT_NAMES = ("train", "validation", "test")
 SLICE = "column:"
 """What stands before the name of a kept column in the files of a split."""
@@ -24,11 +26,11 @@ SLICE = "column:"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled text; ``label`` is an index into ``Dataset.label_names``."""
+    """One labelled text; ``label`` is an index into ``Dataset.label_names``, or several in multi-label data."""
 
     id: str
     text: str
-    label: int
+    label: Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Split:
 
     ids: Sequence[str]
     texts: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[Label]
     groups: Sequence[str] | None = None
     near_duplicates: Sequence[bool] | None = None
     leaked: Sequence[bool] | None = None
@@ -77,7 +79,9 @@ class Split:
 
     def class_counts(self, classes: int) -> tuple[int, ...]:
         """Return how many rows each of ``classes`` classes has."""
-        counts = Counter(self.labels)
+        counts: Counter[int] = Counter()
+        for label in self.labels:
+            counts.update((label,) if isinstance(label, int) else label)
         return tuple(counts[label] for label in range(classes))
 
 
@@ -161,6 +165,12 @@ class DatasetInfo:
     """The options that ``prepare`` was called with, to repeat it."""
     split_sha256: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each split's file, to see without reading the rows that they are the same."""
+    split_rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each split in multi-label data, where a row counts for several classes or for none."""
+
+    def rows_in(self, split: str) -> int:
+        """Return the number of rows of a split."""
+        return self.split_rows.get(split, sum(self.split_counts[split]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +407,13 @@ class Run:
     drift: Drift | None = None
     """What full-precision base weights would change, where they were quantized in training."""
     memory_events: tuple[MemoryEvent, ...] = ()
+    stage_seconds: float = 0.0
+    """Seconds of the whole stage: tokenizing, training, saving and the reload in a fresh process. What an
+    earlier process did before a resume is not in it."""
+    predicted_seconds: float = 0.0
+    """What the plan said that the stage would take."""
+    predicted_memory_gb: float = 0.0
+    """The same for its peak of memory."""
 
     @property
     def trainable_share(self) -> float:
@@ -469,6 +486,8 @@ class Bundle:
     """Name of the text column in the training file, the first guess for files to score."""
     tokens_per_micro_batch: int | None = field(default=None, repr=False)
     """The most that fitted, where memory ran out in training. It changes no answer, hence no fingerprint."""
+    thresholds: tuple[float, ...] = ()
+    """Probability from which each class is given in multi-label data, in the order of the names; 0.5 without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +508,20 @@ class ClassScores:
     recall: Interval
     f1: Interval
     support: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelErrors:
+    """How often one label was given rightly, missed, and given wrongly, in multi-label data.
+
+    ``threshold`` is the probability from which it is given.
+    """
+
+    label: str
+    found: int
+    missed: int
+    wrong: int
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +573,8 @@ class Mistake:
 class Baseline:
     """What a cheap method reaches on the same split.
 
-    ``advantage`` is the classifier's accuracy minus this method's, compared row by row.
+    ``advantage`` is the classifier's accuracy minus this method's, compared row by row; in multi-label
+    data it is that of the macro F1.
     """
 
     name: str
@@ -557,6 +591,10 @@ class Evaluation:
     ``metrics`` has ``accuracy``, ``balanced_accuracy``, ``precision_macro``, ``recall_macro``,
     ``f1_macro``, ``mcc``, ``roc_auc``, ``average_precision``, ``log_loss``.
     ``confusion[i][j]`` counts rows of class i that were predicted as j.
+
+    In multi-label data ``accuracy`` counts the rows with all labels right, ``precision_micro``,
+    ``recall_micro``, ``f1_micro`` and ``hamming_loss`` are there too, ``balanced_accuracy`` and ``mcc``
+    are not; ``confusion`` is empty, and ``errors`` holds each label's.
     """
 
     split: str
@@ -575,13 +613,25 @@ class Evaluation:
     run_fingerprint: str
     leakage: Leakage | None = None
     """With and without leaked rows, where a given file has any."""
+    task: Task = "single_label"
+    errors: tuple[LabelErrors, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric that says most of the classifier, by which it is compared."""
+        return "f1_macro" if self.task == "multi_label" else "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The decision for one text. ``probabilities`` is in the order of the label names."""
+    """The decision for one text. ``probabilities`` is in the order of the label names.
+
+    In multi-label data ``labels`` holds all that were given, the most probable first, possibly none;
+    ``label`` is the first of them or ``""``, and ``probability`` that of the most probable label.
+    """
 
     label: str
     probability: float
     probabilities: Mapping[str, float]
     truncated: bool = False
+    labels: tuple[str, ...] = ()

@@ -20,13 +20,14 @@ from textlora.planning.deciding import prediction_attention, resolve
 from textlora.planning.estimating import estimate
 from textlora.planning.grounds import Choice, Grounds, lengths_of, make_grounds, measure_lengths
 from textlora.planning.layers import gather
+from textlora.planning.limits import keep_limits
 from textlora.planning.plan_file import load_plan, read_plan_settings, save_plan
 from textlora.planning.usual import compute_settings
 from textlora.settings import Settings
 from textlora.types import Dataset, Machine, Plan, Rehearsal
 
 # Seconds of training from which on a rehearsal of some ten seconds pays.
-WORTH_SECONDS = 45.0
+WORTH_SECONDS = 20.0
 
 __all__ = [
     "FULL",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 
-def plan(
+def plan(  # noqa: PLR0913 - the data, the rest are switches with defaults
     dataset: Dataset,
     *,
     base_model: str | None = None,
@@ -75,7 +76,9 @@ def plan(
     machine = machine or hardware.describe_machine(storage.cache_folder())
     grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
     chosen, reasons = resolve(choices, grounds, small_data=recipe != "stock")
-    terms: Rehearse = rehearsed_terms if here else _not_rehearsed
+    terms: Rehearse = _rehearsed if here else _not_rehearsed
+    chosen, given_way = keep_limits(chosen, choices, grounds, terms(unquantized(chosen), grounds))
+    reasons = {**reasons, **given_way}
     return Plan(
         settings=chosen,
         reasons=reasons,
@@ -97,8 +100,12 @@ def rehearsed_terms(
     return rehearsal.rehearse(specification(chosen, grounds, full=full), cache=storage.cache_folder())
 
 
-def _not_rehearsed(_: Settings, __: Grounds, *, full: bool = False) -> None:
-    """Return nothing: the plan is for another machine."""
+def _rehearsed(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:
+    return rehearsed_terms(chosen, grounds, full=full)
+
+
+def _not_rehearsed(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:  # noqa: ARG001
+    return None  # the plan is for another machine
 
 
 def specification(chosen: Settings, grounds: Grounds, *, full: bool = False) -> rehearsal.Specification:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from textlora.errors import ResourceError, UsageError, did_you_mean
 from textlora.extras import QLORA
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, Choices, Grounds
+from textlora.planning.imbalance import loss_problems
 from textlora.types import Machine
 
 FIRST_BF16_CAPABILITY = (8, 0)
@@ -167,5 +168,6 @@ CHECKS: Sequence[Callable[[Choices, Grounds], list[str]]] = (
     _cache_problems,
     _quantization_problems,
     _layer_problems,
+    loss_problems,
     _data_problems,
 )

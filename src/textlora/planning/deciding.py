@@ -9,7 +9,8 @@ from typing import Any
 from textlora import settings
 from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
 from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
-from textlora.planning.rough import RUNTIME_BYTES, activations_gb
+from textlora.planning.imbalance import resolve_loss
+from textlora.planning.rough import activations_gb
 from textlora.planning.shapes import BYTES, weights_gb
 from textlora.planning.workload import steps
 from textlora.settings import Settings
@@ -32,6 +33,8 @@ MICRO_BATCHES = {
     "mps": (8192, 4096, 2048, 1024, 512),
     "cuda": (32768, 16384, 8192, 4096, 2048, 1024, 512),
 }
+# What libraries and data take before there is a model.
+RUNTIME_GB = 0.6
 # Share of the free memory that activations may take.
 ACTIVATION_SHARE = 0.5
 # Fewer optimiser steps than this leave a fresh head and adapters half-trained.
@@ -62,6 +65,7 @@ def resolve(choices: Choices, grounds: Grounds, *, small_data: bool = False) -> 
             value, reason = decide(chosen, grounds)
             chosen[name] = Choice(value, reason, "decided")
     _fit_head_tokens(chosen)
+    resolve_loss(chosen, grounds)
     if small_data:
         _adapt_to_small_data(chosen, grounds)
     check(chosen, grounds)
@@ -210,7 +214,7 @@ def _tokens_per_micro_batch(chosen: Choices, grounds: Grounds) -> Decision:
     device, info = str(chosen["compute.device"].value), grounds.info
     size = BYTES[chosen["compute.precision"].value]
     weights = weights_gb(info, value_bytes=size, bits=chosen["quantization.bits"].value)
-    free = _free_gb(device, grounds.machine) - RUNTIME_BYTES / 1e9 - weights
+    free = _free_gb(device, grounds.machine) - RUNTIME_GB - weights
     sizes = MICRO_BATCHES[device]
     for tokens in sizes:
         needed = _kept_gb(tokens, chosen, grounds)

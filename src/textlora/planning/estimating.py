@@ -26,8 +26,10 @@ BUILD_SECONDS = 1.0
 RELOAD_IMPORTS = 0.7
 # TF-IDF over single words and pairs with three strengths, by token.
 BASELINE_SECONDS = 4e-6
-SCORES_SECONDS = 1.5
-REPORT_SECONDS = 3.0
+SCORES_SECONDS = 0.5
+# Building the kernels for a further number of rows, and for a further group of texts.
+ROW_KERNEL_SECONDS, TEXT_KERNEL_SECONDS = 0.12, 0.03
+REPORT_SECONDS = 0.2
 # Texts of a forward pass in prediction are cut by this.
 PREDICTED_TOKENS = 4096
 # Seconds of a core for each quantized weight that is turned into numbers again (docs/log.md).
@@ -35,9 +37,9 @@ DEQUANTIZE_SECONDS = {4: 0.25e-9, 8: 0.8e-9}
 # What preparing leaves in a process that goes on to train: readers, tables, the tokenizer.
 PREPARED_BYTES = 150e6
 # glibc keeps what is freed, and it splinters: that much of what passes through the heap.
-SPLINTERS = 0.25
-# scikit-learn and SciPy, and what TF-IDF takes by character of its training texts.
-BASELINE_BYTES, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 100e6, 14.0, 64e6
+SPLINTERS = 0.3
+# Evaluation: scikit-learn, and predicting with a micro-batch on each core; TF-IDF by character of its training texts.
+EVALUATION_BYTES, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 230e6, 14.0, 64e6
 CHARACTERS_PER_TOKEN = 4.3
 CHECKPOINTS_KEPT = 3
 REPORT_GB = 0.01
@@ -77,7 +79,7 @@ def estimate(chosen: Settings, grounds: Grounds, rehearsal: Rehearsal | None = N
         steps=number,
         report_seconds=REPORT_SECONDS,
         seconds_by_term=train | evaluate,
-        memory_by_term={**memory, "baselines": scoring},
+        memory_by_term={**memory, "evaluation": scoring},
         disk_by_term=disk,
         train_memory_gb=peak,
         rehearsed=rehearsal is not None,
@@ -107,6 +109,7 @@ def _train_seconds(chosen: Settings, grounds: Grounds, epoch: Load, terms: Rehea
         "building": BUILD_SECONDS,
         "frozen layers": once * pass_seconds(both, frozen, terms.validate),
         "adapted layers": training.epochs * pass_seconds(epoch, adapted, terms.train),
+        "kernels": _kernel_seconds(epoch, terms),
         "dequantizing": _dequantize_seconds(chosen, grounds, epoch) * training.epochs,
         "validation": validations
         * pass_seconds(validation, grounds.info.layers - kept - _short_cut(chosen), terms.validate),
@@ -128,6 +131,12 @@ def _evaluate_seconds(chosen: Settings, grounds: Grounds, terms: Rehearsal) -> d
         "baselines": BASELINE_SECONDS * known,
         "scores": SCORES_SECONDS,
     }
+
+
+def _kernel_seconds(epoch: Load, terms: Rehearsal) -> float:
+    if not terms.row_kernel_bytes:  # none are built here, or none are kept
+        return 0.0
+    return epoch.row_counts * ROW_KERNEL_SECONDS + epoch.text_groups * TEXT_KERNEL_SECONDS
 
 
 def _dequantize_seconds(chosen: Settings, grounds: Grounds, epoch: Load) -> float:
@@ -186,7 +195,7 @@ def _memory_terms(
 def _baseline_gb(grounds: Grounds) -> float:
     """Return what evaluation adds to training's peak, whose memory the process keeps."""
     characters = min(grounds.lengths.mean * CHARACTERS_PER_TOKEN * grounds.rows["train"], BASELINE_CHARACTERS)
-    return (BASELINE_BYTES + BASELINE_CHARACTER_BYTES * characters) / GB
+    return (EVALUATION_BYTES + BASELINE_CHARACTER_BYTES * characters) / GB
 
 
 # -- disk ------------------------------------------------------------------------------------------

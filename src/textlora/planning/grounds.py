@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from textlora.errors import ResourceError
 from textlora.models import BaseInfo
-from textlora.types import Dataset, Machine, TokenLengths
+from textlora.types import Dataset, Machine, Task, TokenLengths
 
 # transformers has no sdpa kernel for these, of all the architectures that are tested.
 EAGER_ONLY = ("deberta", "deberta-v2", "mpnet")
@@ -53,6 +53,9 @@ class Grounds:
         longest: tokens of the longest text, or None when not every text was counted.
         prepared: the ``data`` settings that the data were prepared with, by dotted name.
         machine: where training will run.
+        task: whether rows have one label or several.
+        label_names: the labels in order.
+        class_counts: training rows of each label.
     """
 
     info: BaseInfo
@@ -62,6 +65,9 @@ class Grounds:
     longest: int | None
     prepared: Mapping[str, Any]
     machine: Machine
+    task: Task = "single_label"
+    label_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
 
 
 def make_grounds(
@@ -77,6 +83,9 @@ def make_grounds(
         longest=measured[1],
         prepared=prepared,
         machine=machine,
+        task=dataset.task,
+        label_names=dataset.label_names,
+        class_counts=tuple(dataset.info.split_counts.get("train", ())),
     )
 
 

@@ -33,7 +33,9 @@ ASSUMED_RATES = {
 }
 RUNTIME_BYTES = 460e6
 # Values per token and layer kept for the backward pass, in units of the hidden and inner width.
-KEPT_HIDDEN, KEPT_INTERMEDIATE = 12, 5
+KEPT_HIDDEN, KEPT_INTERMEDIATE = 9, 2
+# The same with what the allocator adds, to choose a micro-batch by.
+HELD_HIDDEN, HELD_INTERMEDIATE = 14, 4
 # Heads' attention matrices kept under eager attention, by engine.
 KEPT_ATTENTION = {"packed": 1, "transformers": 2}
 PASSING_WIDTHS = 2
@@ -43,8 +45,8 @@ IMPORT_SECONDS = 4.0
 
 
 def activations_gb(tokens: int, *, length: int, value_bytes: int, eager: bool, info: BaseInfo) -> float:
-    """Return the GB that a forward pass over texts of ``length`` tokens keeps for the backward pass. Approximate."""
-    width = KEPT_HIDDEN * info.hidden + KEPT_INTERMEDIATE * info.intermediate
+    """Return the GB that a forward pass over texts of ``length`` tokens holds for the backward pass. On the safe side."""
+    width = HELD_HIDDEN * info.hidden + HELD_INTERMEDIATE * info.intermediate
     attention = KEPT_ATTENTION["transformers"] * info.heads * length if eager else 0
     return tokens * info.layers * (width + attention) * value_bytes / 1e9
 

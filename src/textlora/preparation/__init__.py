@@ -21,9 +21,10 @@ from textlora import storage
 from textlora.errors import UsageError
 from textlora.preparation.cleaning import collect, name_labels
 from textlora.preparation.describing import describe
+from textlora.preparation.label_sets import name_label_sets
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger, Progress
 from textlora.preparation.measuring import HISTOGRAM_BIN, QUANTILES, TokenCounter, measure
-from textlora.preparation.reading import line_unit, note_columns, open_all, read_all
+from textlora.preparation.reading import line_unit, note_columns, note_label_form, open_all, read_all
 from textlora.preparation.repeats import without_repeats
 from textlora.preparation.request import Option, Origin, is_frame, make_request, options_of
 from textlora.preparation.rows import Rows
@@ -85,18 +86,19 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         ResourceError: the folder cannot be written, or its disk is too small.
     """
     request = make_request(source, text, label, labels, {"validation": validation, "test": test}, encoding, settings)
-    tables, columns, attributes = open_all(request)
+    tables, columns, cells, attributes = open_all(request)
     folder = storage.make_folder(Path(out))
     check_disk(folder, request)
     ledger = Ledger(progress or _silent, {origin: line_unit(origin, table) for origin, table in tables.items()})
     note_columns(ledger, tables[MAIN], columns)
     with closing(Spill(folder)) as texts, closing(Spill(folder)) as broken:
-        rows = Rows(texts, columns.label, attributes.kept)
-        entries = read_all(tables, columns, attributes, request.settings, ledger, broken)
+        rows = Rows(texts, columns.label, attributes.kept, several=cells.task == "multi_label")
+        entries = read_all(tables, (columns, cells, attributes), request.settings, ledger, broken)
         clock = Clock(attributes.time) if attributes.time else None
         collect(entries, rows, ledger, markup=request.settings.data.clean_html, clock=clock)
         times = clock.times(tables[MAIN].name, ledger) if clock else None
-        names = name_labels(rows, request, ledger)
+        note_label_form(ledger, cells, rows, columns.label)
+        names = (name_label_sets if rows.several else name_labels)(rows, request, ledger)
         without_repeats(rows, ledger)
         check_classes(rows, names, request, ledger)
         separated = separate(rows, names, times, request, folder, ledger)

@@ -19,9 +19,14 @@ from textlora.preparation.times import MISSING, Clock
 def collect(entries: Iterable[Entry], rows: Rows, ledger: Ledger, *, markup: bool, clock: Clock | None = None) -> None:
     """Clean the texts and put all rows into ``rows``; those without text, label or time are set aside."""
     marked = 0
+
+    def unlabelled(entry: Entry) -> bool:
+        # Where rows may have several labels, none is an answer, too.
+        return not entry.label and not rows.several
+
     for entry in entries:
         text = checks.clean_text(entry.text, markup=markup)
-        fault = entry.fault or ("missing text" if not text else "missing label" if not entry.label else "")
+        fault = entry.fault or ("missing text" if not text else "missing label" if unlabelled(entry) else "")
         if clock is not None:
             fault = fault or (MISSING if entry.origin == MAIN and not entry.extra[TIME] else "")
             clock.read(entry, "" if fault else entry.extra[TIME])
@@ -47,8 +52,8 @@ def name_labels(rows: Rows, request: Request, ledger: Ledger) -> tuple[str, ...]
             problems=ledger.summary(),
             hint="Look at the reasons above.",
         )
-    spelling = _known_spelling(counts, request.labels, ledger)
-    typos = {} if request.labels else checks.label_typos(_merged(counts, spelling))
+    spelling = known_spelling(counts, request.labels, ledger)
+    typos = {} if request.labels else checks.label_typos(merged(counts, spelling))
     names = request.labels or checks.natural_order(set(spelling.values()) - set(typos))
     if len(names) == 1:
         raise DataError(
@@ -58,11 +63,11 @@ def name_labels(rows: Rows, request: Request, ledger: Ledger) -> tuple[str, ...]
         )
     spelt = [spelling.get(label, label) for label in rows.label_texts]
     rows.classes = np.where(rows.reasons == 0, _classes(spelt, names)[rows.labels], np.int32(-1))
-    _set_unknown_aside(rows, [typos.get(label) for label in spelt], ledger)
+    set_unknown_aside(rows, [typos.get(label) for label in spelt], ledger)
     return names
 
 
-def _known_spelling(counts: Mapping[str, int], labels: tuple[str, ...] | None, ledger: Ledger) -> dict[str, str]:
+def known_spelling(counts: Mapping[str, int], labels: tuple[str, ...] | None, ledger: Ledger) -> dict[str, str]:
     """Map every label that occurs to the spelling that is used for it; capitals do not matter."""
     if labels is None:
         changed = checks.spelling_variants(counts)
@@ -81,11 +86,12 @@ def _known_spelling(counts: Mapping[str, int], labels: tuple[str, ...] | None, l
     return {label: changed.get(label, label) for label in counts}
 
 
-def _merged(counts: Mapping[str, int], spelling: Mapping[str, str]) -> dict[str, int]:
-    merged: Counter[str] = Counter()
+def merged(counts: Mapping[str, int], spelling: Mapping[str, str]) -> dict[str, int]:
+    """Return the counts of the spellings that are used."""
+    together: Counter[str] = Counter()
     for label, count in counts.items():
-        merged[spelling[label]] += count
-    return dict(merged)
+        together[spelling[label]] += count
+    return dict(together)
 
 
 def _classes(labels: Sequence[str], names: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
@@ -95,7 +101,7 @@ def _classes(labels: Sequence[str], names: Sequence[str]) -> np.ndarray[tuple[in
     return np.array([exact.get(label, folded.get(label.casefold(), -1)) for label in labels], dtype=np.int32)
 
 
-def _set_unknown_aside(rows: Rows, typos: Sequence[str | None], ledger: Ledger) -> None:
+def set_unknown_aside(rows: Rows, typos: Sequence[str | None], ledger: Ledger) -> None:
     """Set aside the rows without a class; in the main source a likely misspelling is named, ``typos`` by label."""
     reasons = ["unknown label", *dict.fromkeys(f"label looks like a typo of {name!r}" for name in typos if name)]
     by_label = np.array(

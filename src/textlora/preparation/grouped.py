@@ -1,12 +1,17 @@
-"""Splits in the wanted shares of every label, where some rows must stay together."""
+"""Splits in the wanted shares of every label, where some rows must stay together.
+
+Letters in shapes: n rows, C labels, S splits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textlora.preparation.label_sets import LabelSets
 from textlora.types import SPLIT_NAMES
 
 TRAIN = SPLIT_NAMES.index("train")
@@ -15,8 +20,47 @@ _OWN_STREAM = 1
 """The units are shuffled by a generator of their own, so that they leave the order of free rows as it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """The labels of rows that have one each, or several.
+
+    Attributes:
+        classes: (n,) class of each row; where rows have several labels, a number into ``sets``.
+        sets: the combinations, if rows may have several labels.
+    """
+
+    classes: NDArray[np.int32]
+    sets: LabelSets | None = None
+
+    @property
+    def size(self) -> int:
+        """How many labels there are: C."""
+        members = self.sets.members if self.sets else ()
+        return 1 + (
+            max((max(labels) for labels in members if labels), default=0) if self.sets else int(self.classes.max())
+        )
+
+    def counts(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return how many of the chosen rows, a mask or places, have each label (C,)."""
+        classes = self.classes[chosen]
+        return self.sets.label_counts(classes, self.size) if self.sets else np.bincount(classes, minlength=self.size)
+
+    def of(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Return the labels that some rows have, and how many rows have each."""
+        if self.sets is None:
+            labels = self.classes[rows]
+        else:
+            labels = np.array([label for row in rows for label in self.sets.members[self.classes[row]]], np.int32)
+        found, counts = np.unique(labels, return_counts=True)
+        return found.astype(np.intp), counts
+
+    def having(self, label: int) -> NDArray[np.bool_]:
+        """Return which rows (n,) have a label."""
+        return self.sets.having(self.classes, label) if self.sets else np.asarray(self.classes == label)
+
+
 def assign_units(
-    labels: NDArray[np.int32], units: NDArray[np.int64], wanted: Mapping[int, NDArray[np.int64]], seed: int
+    rows: LabelledRows, units: NDArray[np.int64], shares: Mapping[int, NDArray[np.float64]], seed: int
 ) -> NDArray[np.int8]:
     """Return the split of the rows (n,) that are not alone in their unit, and ``TRAIN`` for all others.
 
@@ -24,56 +68,56 @@ def assign_units(
     label, as in scikit-learn's ``StratifiedGroupKFold``, but for shares of different size.
 
     Args:
-        labels: (n,) class of each row.
+        rows: the labels.
         units: (n,) number of each row's unit, from 0.
-        wanted: rows of each class (C,) in each split, by place in ``SPLIT_NAMES``.
+        shares: wanted rows of each label (C,) in each split, by place in ``SPLIT_NAMES``.
         seed: breaks ties.
     """
     sizes = np.bincount(units)
     order = np.argsort(units, kind="stable")
     starts = np.concatenate([[0], np.cumsum(sizes)])
     shuffled = np.random.default_rng([seed, _OWN_STREAM]).permutation(np.flatnonzero(sizes > 1))
-    parts = np.full(len(labels), TRAIN, dtype=np.int8)
-    goals = np.stack(list(wanted.values())).astype(np.float64)
-    goals = np.maximum(goals, 0.5)  # a goal of nothing can be missed, too
+    parts = np.full(len(units), TRAIN, dtype=np.int8)
+    # A goal of nothing can be missed, too.
+    goals = np.maximum(np.stack(list(shares.values())), 0.5)
     taken = np.zeros_like(goals)
-    places = list(wanted)
+    places = list(shares)
     for unit in shuffled[np.argsort(-sizes[shuffled], kind="stable")].tolist():
         members = order[starts[unit] : starts[unit + 1]]
-        classes, counts = np.unique(labels[members], return_counts=True)
+        labels, counts = rows.of(members)
         # What the squared distance from the goals, in shares of them, changes by.
-        change = (counts * (2 * (taken[:, classes] - goals[:, classes]) + counts) / goals[:, classes]).sum(axis=1)
-        best = int(change.argmin())
-        taken[best, classes] += counts
+        lacking = 2 * (taken[:, labels] - goals[:, labels]) + counts
+        best = int((counts * lacking / goals[:, labels]).sum(axis=1).argmin())
+        taken[best, labels] += counts
         parts[members] = places[best]
     return parts
 
 
 def spread_labels(
-    parts: NDArray[np.int8], labels: NDArray[np.int32], units: NDArray[np.int64], made: NDArray[np.int8]
+    parts: NDArray[np.int8], rows: LabelledRows, units: NDArray[np.int64], made: NDArray[np.int8]
 ) -> None:
     """Move units so that every label is in every split that is made, as far as there are units for it.
 
     Training comes first: a label that it does not know could not be learnt. Changes ``parts``.
     """
-    present = set(np.unique(labels).tolist())
+    present = rows.counts(np.ones(len(parts), np.bool_)) > 0
     for _ in range(_ROUNDS):
         moved = False
         for place in made.tolist():
-            for label in sorted(present - set(np.unique(labels[parts == place]).tolist())):
-                moved |= _move(parts, labels, units, place, label)
+            for label in np.flatnonzero(present & (rows.counts(parts == place) == 0)).tolist():
+                moved |= _move(parts, rows, units, place, label)
         if not moved:
             return
 
 
-def _move(parts: NDArray[np.int8], labels: NDArray[np.int32], units: NDArray[np.int64], place: int, label: int) -> bool:
+def _move(parts: NDArray[np.int8], rows: LabelledRows, units: NDArray[np.int64], place: int, label: int) -> bool:
     """Move the smallest unit with the label that can be spared to a split; return whether there is one."""
-    rows = np.flatnonzero(labels == label)
-    if (parts[rows] == place).any():
+    having = np.flatnonzero(rows.having(label))
+    if (parts[having] == place).any():
         return False
     sizes = np.bincount(units)
-    found, first = np.unique(units[rows], return_index=True)
-    homes = parts[rows[first]]
+    found, first = np.unique(units[having], return_index=True)
+    homes = parts[having[first]]
     spare = np.array([(homes == home).sum() > 1 or place == TRAIN for home in homes])
     if not spare.any():
         return False

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from textlora import hardware, similarity, storage
 from textlora.errors import ResourceError
+from textlora.preparation.grouped import LabelledRows
 from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.rows import Rows
 from textlora.similarity import Banding, Forest, Sets
@@ -202,11 +203,11 @@ class _Search:
         found = np.zeros(len(roots), np.bool_)
         if not len(largest):
             return found
-        classes = self._rows.classes[self._places[: self._main]]
-        wholes = np.bincount(classes)
+        labelled = LabelledRows(self._rows.classes[self._places[: self._main]], self._rows.sets)
+        wholes = labelled.counts(np.arange(self._main))
         for root in largest.tolist():
             members = np.flatnonzero(roots == root)
-            counts = np.bincount(classes[members], minlength=len(wholes))
+            counts = labelled.counts(members)
             if len(members) > GIANT_SHARE * self._main or (counts > np.maximum(GIANT_SHARE * wholes, GIANT_ROWS)).any():
                 found[members] = True
         return found

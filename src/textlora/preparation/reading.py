@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 
 from textlora import checks
 from textlora.errors import DataError, did_you_mean
+from textlora.label_cells import JOINT, Form, form_of, items
 from textlora.preparation.attributes import Attributes, check_apart, find_attributes
-from textlora.preparation.ledger import CELL_LIMIT, MAIN, Entry, Ledger
+from textlora.preparation.ledger import CELL_LIMIT, MAIN, SHOWN_PLACES, Entry, Ledger
 from textlora.preparation.request import Origin, Request, is_frame
+from textlora.preparation.rows import Rows
 from textlora.preparation.spilling import Spill
 from textlora.readers import BadRow, Columns, Row, Table, find_columns, open_table, read_frame
 from textlora.settings import Settings
+from textlora.types import Task
 
 
-def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, Attributes]:
-    """Open the source and the given files, and find the columns; text and label all must have.
+def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, LabelColumn, Attributes]:
+    """Open the source and the given files, and find the columns; text and label all must have. Tell what the labels are.
 
     Raises:
         DataError: a file is no table, no column can be told, or a given file lacks one.
@@ -30,8 +33,10 @@ def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, Attributes
     """
     tables: dict[Origin, Table] = {MAIN: _open(request.source, request.encoding)}
     main = tables[MAIN]
+    sample = main.head()
+    separator = request.settings.data.label_separator
     attributes = find_attributes(request.settings.data, main)
-    columns = _find_columns(main, attributes, request)
+    columns = _find_columns(main, sample, attributes, request)
     for origin, item in request.given.items():
         tables[origin] = _open(item, request.encoding)
         missing = [name for name in (columns.text, columns.label) if name not in tables[origin].columns]
@@ -42,18 +47,70 @@ def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, Attributes
             ]
             message = f"The {origin} file must have the columns of {main.name}:"
             raise DataError(message, problems=problems, hint="Rename the columns of one of the files.")
-    return tables, columns, attributes
+    place = main.columns.index(columns.label)
+    form = form_of((row.values[place] for row in sample), separator)
+    return tables, columns, LabelColumn(form, separator), attributes
 
 
-def _find_columns(main: Table, attributes: Attributes, request: Request) -> Columns:
+def _find_columns(main: Table, sample: Sequence[Row], attributes: Attributes, request: Request) -> Columns:
     """Find text and label among the columns that are nothing else."""
     named = (request.text, request.label)
     places = [n for n, name in enumerate(main.columns) if name not in attributes.names or name in named]
-    rows = [replace(row, values=tuple(row.values[place] for place in places)) for row in main.head()]
-    names = [main.columns[place] for place in places]
-    columns = find_columns(rows, names, text=request.text, label=request.label, where=main.name)
+    columns = find_columns(
+        [replace(row, values=tuple(row.values[place] for place in places)) for row in sample],
+        [main.columns[place] for place in places],
+        text=request.text,
+        label=request.label,
+        where=main.name,
+        label_separator=request.settings.data.label_separator,
+    )
     check_apart(attributes, columns)
     return columns
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """How the cells of the label column name labels."""
+
+    form: Form
+    separator: str | None = None
+
+    @property
+    def task(self) -> Task:
+        """Whether rows have one label or several: decided here, once."""
+        return "single_label" if self.form == "one" else "multi_label"
+
+    def read(self, cell: Any) -> str | None:
+        """Return a cell's label, or its labels in natural order with ``JOINT`` between them; None for no label."""
+        if self.form == "one":
+            return checks.as_label(cell)
+        found = items(cell, self.form, self.separator)
+        labels = [checks.as_label(item) for item in found or ()]
+        if found is None or None in labels:
+            return None
+        return JOINT.join(checks.natural_order({label for label in labels if label}))
+
+
+def note_label_form(ledger: Ledger, column: LabelColumn, rows: Rows, name: str) -> None:
+    """Say how several labels are told apart.
+
+    Raises:
+        DataError: the separator that the user named never occurs.
+    """
+    if column.form == "list":
+        unused = "; they need no separator, so it was not used" if column.separator else ""
+        ledger.note(
+            "multi_label", "info", f"The label column {name!r} holds lists: rows may have several labels{unused}."
+        )
+    elif column.form == "separated":
+        if not any(JOINT in text for text in rows.label_texts):
+            shown = ", ".join(repr(text) for text in rows.label_texts[:SHOWN_PLACES] if text)
+            raise DataError(
+                f"The separator {column.separator!r} stands between no two labels of the column {name!r}; its cells are {shown or 'empty'}.",
+                hint="Name the right one with --label-separator, or leave it out where every row has one label.",
+            )
+        message = f"The labels in column {name!r} are divided by {column.separator!r}: rows may have several labels."
+        ledger.note("multi_label", "info", message)
 
 
 def _open(source: Any, encoding: str | None) -> Table:
@@ -76,10 +133,9 @@ def note_columns(ledger: Ledger, table: Table, columns: Columns) -> None:
         )
 
 
-def read_all(  # noqa: PLR0917 - tables, how to read them, and where rows go
+def read_all(
     tables: Mapping[Origin, Table],
-    columns: Columns,
-    attributes: Attributes,
+    columns: tuple[Columns, LabelColumn, Attributes],
     settings: Settings,
     ledger: Ledger,
     broken: Spill,
@@ -90,7 +146,7 @@ def read_all(  # noqa: PLR0917 - tables, how to read them, and where rows go
         DataError: more rows of a table are broken than the settings allow, or the sample is empty.
     """
     for origin, table in tables.items():
-        entry = _entry_reader(origin, table, columns, attributes, settings.data.max_characters)
+        entry = _entry_reader(origin, table, columns, settings.data.max_characters)
         entries = _read(origin, table, entry, settings.data.max_quarantined_share, ledger, broken)
         yield from entries if origin else _sample(entries, settings, ledger, broken.folder)
 
@@ -125,15 +181,17 @@ def _expected(table: Table, before: int, read: int) -> int | None:
 
 
 def _entry_reader(
-    origin: Origin, table: Table, columns: Columns, attributes: Attributes, limit: int
+    origin: Origin, table: Table, columns: tuple[Columns, LabelColumn, Attributes], limit: int
 ) -> Callable[[Row], Entry]:
     """Return what makes an entry of a row of the table; cells longer than ``limit`` are cut, and the row faulty."""
-    text_place, label_place = table.columns.index(columns.text), table.columns.index(columns.label)
+    names, labels, attributes = columns
+    text_place, label_place = table.columns.index(names.text), table.columns.index(names.label)
     extra = attributes.reader(origin, table.columns)
+    wrong = "not a list of labels" if labels.form == "list" else "not a label"
 
     def read(row: Row) -> Entry:
-        text, label = checks.as_text(row.values[text_place]), checks.as_label(row.values[label_place])
-        fault = "not a text" if text is None else "not a label" if label is None else ""
+        text, label = checks.as_text(row.values[text_place]), labels.read(row.values[label_place])
+        fault = "not a text" if text is None else wrong if label is None else ""
         row_id = f"{origin}/{row.number}" if origin else str(row.number)
         text, label = text or "", label or ""
         if max(len(text), len(label)) > limit:

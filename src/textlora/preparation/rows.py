@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textlora.errors import DataError
+from textlora.label_cells import JOINT
 from textlora.preparation.attributes import GROUP
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, SHOWN_PLACES, Entry, Ledger, Place
 from textlora.preparation.request import Origin
 from textlora.preparation.spilling import Spill
 
+if TYPE_CHECKING:
+    from textlora.preparation.label_sets import LabelSets
+
 LABEL_LIMIT = 50_000
 """Different labels that a source may have; a label's number takes two bytes."""
+SET_LIMIT = 500_000
+"""Different combinations of labels, where a row may have several; a combination's number takes four bytes."""
 _HASH_BYTES = 16
 _COUNTED_ROWS = 1 << 20
 
@@ -37,11 +43,16 @@ class Rows:
         spill: takes the texts.
         label_column: its name, for a message.
         slice_columns: what the rows' extra cells hold besides group and time.
+        several: a row may have several labels; ``classes`` then holds numbers into ``sets``.
     """
 
-    def __init__(self, spill: Spill, label_column: str, slice_columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self, spill: Spill, label_column: str, slice_columns: Sequence[str] = (), *, several: bool = False
+    ) -> None:
         self.spill = spill
         self.slice_columns = tuple(slice_columns)
+        self.several = several
+        self.sets: LabelSets | None = None
         self.label_texts: list[str] = []
         self.reason_texts: list[str] = []
         self.classes: NDArray[np.int32] = np.zeros(0, np.int32)
@@ -51,7 +62,7 @@ class Rows:
         self.groups: NDArray[np.uint64] | None = None
         self._hashes = bytearray()
         self._groups = bytearray()
-        self._labels = array("H")
+        self._labels = array("I" if several else "H")
         self._lines = array("q")
         self._reasons = array("H")
 
@@ -80,7 +91,7 @@ class Rows:
         self.hashes = np.frombuffer(self._hashes, np.uint64).reshape(-1, 2)
         groups = np.frombuffer(self._groups, np.uint64)
         self.groups = groups if groups.any() else None
-        self.labels = np.frombuffer(self._labels, np.uint16)
+        self.labels = np.frombuffer(self._labels, np.uint32 if self.several else np.uint16)
         self.lines = np.frombuffer(self._lines, np.int64)
         self.reasons = np.frombuffer(self._reasons, np.uint16).copy()
 
@@ -120,6 +131,15 @@ class Rows:
         """Enter the rows that were added as faulty into the ledger."""
         self.set_aside(self.reasons.copy(), list(self.reason_texts), ledger)
 
+    def label_counts(self, chosen: NDArray[Any], size: int) -> NDArray[np.int64]:
+        """Return how many of the chosen rows, a mask or places, have each of ``size`` labels."""
+        classes = self.classes[chosen]
+        return self.sets.label_counts(classes, size) if self.sets else occurrences(classes, size)
+
+    def having(self, label: int) -> NDArray[np.bool_]:
+        """Return which rows (N,) have a label."""
+        return self.sets.having(self.classes, label) if self.sets else self.classes == label
+
     def _append(self, entry: Entry, text: bytes, label: str, number: int) -> None:
         self.spill.append(entry.id, entry.line, text, label, extra=entry.extra)
         if entry.extra:
@@ -132,9 +152,11 @@ class Rows:
     def _number(self, label: str) -> int:
         number = self._label_numbers.setdefault(label, len(self.label_texts))
         if number == len(self.label_texts):
-            if number == LABEL_LIMIT:
+            limit = SET_LIMIT if self.several else LABEL_LIMIT
+            if number == limit:
+                what = "combinations of labels" if self.several else "labels"
                 raise DataError(
-                    f"The label column {self._label_column!r} has more than {LABEL_LIMIT:,} different labels.",
+                    f"The label column {self._label_column!r} has more than {limit:,} different {what}.",
                     hint="Name another label column with --label.",
                 )
             self.label_texts.append(label)
@@ -150,7 +172,8 @@ class Rows:
 
     def _label_counts(self, rows: NDArray[np.intp]) -> dict[str, int]:
         """Return how often the labels of some rows occur, in the order of their first row, cut as the rows are."""
-        return {self.label_texts[number][:CELL_LIMIT]: count for number, count in counts_in_order(self.labels[rows])}
+        found = counts_in_order(self.labels[rows])
+        return {shown_label(self.label_texts[number])[:CELL_LIMIT]: count for number, count in found}
 
 
 def group_hash(group: str) -> bytes:
@@ -158,7 +181,12 @@ def group_hash(group: str) -> bytes:
     return hashlib.blake2b(group.encode(), digest_size=8).digest() if group else bytes(8)
 
 
-def counts_in_order(numbers: NDArray[np.uint16]) -> list[tuple[int, int]]:
+def shown_label(text: str) -> str:
+    """Return a row's label, or all of them, as a person reads them."""
+    return text.replace(JOINT, ", ")
+
+
+def counts_in_order(numbers: NDArray[Any]) -> list[tuple[int, int]]:
     """Return every number (N,) that occurs and how often, in the order of the first occurrences."""
     found, first, counts = np.unique(numbers, return_index=True, return_counts=True)
     order = np.argsort(first)

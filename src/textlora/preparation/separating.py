@@ -18,7 +18,7 @@ from textlora.preparation import telling
 from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.likeness import Likeness
 from textlora.preparation.request import Request, source_name
-from textlora.preparation.rows import Rows, occurrences
+from textlora.preparation.rows import Rows
 from textlora.preparation.splitting import NOWHERE, made_shares, split_rows
 from textlora.preparation.timed import newer_copies
 from textlora.preparation.times import Times
@@ -131,8 +131,11 @@ def _set_newer_aside(
 
 def _check_splits(rows: Rows, parts: NDArray[np.int8], names: Sequence[str], request: Request, ledger: Ledger) -> None:
     """Refuse splits that cannot teach or test anything; say which labels are missing from the others."""
-    counts = {name: occurrences(rows.classes[parts == SPLIT_NAMES.index(name)], len(names)) for name in _made(request)}
-    problems = list(_one_sided(counts, names))
+    chosen = {name: parts == SPLIT_NAMES.index(name) for name in _made(request)}
+    counts = {name: rows.label_counts(mask, len(names)) for name, mask in chosen.items()}
+    problems = [f"the {name} split has no row left" for name, mask in chosen.items() if not mask.any()]
+    # With several labels a row, each label is a question of its own, and some rows have none.
+    problems += [] if rows.several else list(_one_sided(counts, names))
     if problems:
         by, column = _divided_by(request)
         raise DataError(
@@ -154,9 +157,7 @@ def _made(request: Request) -> Iterator[str]:
 def _one_sided(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> Iterator[str]:
     for name, found in counts.items():
         present = np.flatnonzero(found).tolist()
-        if not present:
-            yield f"the {name} split has no row left"
-        elif len(present) == 1:
+        if len(present) == 1:
             yield f"the {name} split has rows of one label only, {names[present[0]]!r} ({int(found.sum()):,})"
 
 

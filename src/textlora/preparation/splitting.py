@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textlora.errors import DataError
-from textlora.preparation.grouped import assign_units, spread_labels
+from textlora.preparation.grouped import LabelledRows, assign_units, spread_labels
+from textlora.preparation.label_sets import LabelSets
 from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.request import Request, source_name
 from textlora.preparation.rows import Rows, occurrences
+from textlora.preparation.stratifying import stratify
 from textlora.preparation.timed import assign_by_time
 from textlora.preparation.times import Times
 from textlora.types import SPLIT_NAMES
@@ -26,7 +29,7 @@ def check_classes(rows: Rows, names: Sequence[str], request: Request, ledger: Le
     _check_given(rows, names, request, ledger)
     needed = 3 - len(request.given)
     main = rows.kept(MAIN)
-    counts = occurrences(rows.classes[main], len(names))
+    counts = rows.label_counts(main, len(names))
     short = np.flatnonzero(counts < needed).tolist()
     if not short:
         return
@@ -37,7 +40,7 @@ def check_classes(rows: Rows, names: Sequence[str], request: Request, ledger: Le
             hint="Look at the reasons above.",
         )
     problems = [
-        _short_label(names[place], rows, np.flatnonzero(main & (rows.classes == place)), ledger)
+        _short_label(names[place], rows, np.flatnonzero(main & rows.having(place)), ledger)
         for place in short[:_SHOWN_PROBLEMS]
     ]
     more = [f"{len(short) - _SHOWN_PROBLEMS:,} more labels"] if len(short) > _SHOWN_PROBLEMS else []
@@ -59,8 +62,9 @@ def _short_label(name: str, rows: Rows, found: NDArray[np.intp], ledger: Ledger)
 
 def _check_given(rows: Rows, names: Sequence[str], request: Request, ledger: Ledger) -> None:
     for origin, item in request.given.items():
-        counts = occurrences(rows.classes[rows.kept(origin)], len(names))
-        if not counts.any():
+        kept = rows.kept(origin)
+        counts = rows.label_counts(kept, len(names))
+        if not kept.any():
             raise DataError(
                 f"No row of the {origin} file {source_name(item)} is left.",
                 problems=ledger.summary(),
@@ -95,7 +99,9 @@ def split_rows(rows: Rows, units: NDArray[np.int32] | None, times: Times | None,
     if times is not None:
         parts[main] = assign_by_time(times.values[main], made_shares(request), times.column)
     elif units is not None:
-        parts[main] = _assign_whole(rows.classes[main], units[main], request)
+        parts[main] = _assign_whole(rows.classes[main], rows.sets, units[main], request)
+    elif rows.sets:
+        parts[main] = _assign_sets(rows.classes[main], rows.sets, request, made_shares(request))
     else:
         parts[main] = _assign(rows.classes[main], request)
     for origin in request.given:
@@ -119,21 +125,36 @@ def _assign(labels: NDArray[np.int32], request: Request) -> NDArray[np.int8]:
     return parts
 
 
-def _assign_whole(labels: NDArray[np.int32], units: NDArray[np.int32], request: Request) -> NDArray[np.int8]:
+def _assign_whole(
+    classes: NDArray[np.int32], sets: LabelSets | None, units: NDArray[np.int32], request: Request
+) -> NDArray[np.int8]:
     """Return the split of each row: units of several rows first, then single rows fill up what is missing."""
     numbers = np.unique(units, return_inverse=True)[1]
-    sizes = _wanted(labels, request)
-    wanted = {SPLIT_NAMES.index(name): counts for name, counts in sizes.items()}
-    totals = occurrences(labels, int(labels.max()) + 1)
-    wanted = {SPLIT_NAMES.index("train"): totals - sum(wanted.values(), np.zeros_like(totals)), **wanted}
-    parts = assign_units(labels, numbers, wanted, request.settings.seed)
+    rows, shares = LabelledRows(classes, sets), made_shares(request)
+    totals = rows.counts(np.ones(len(classes), np.bool_))
+    sizes: Mapping[str, NDArray[Any]]
+    sizes = {name: totals * share for name, share in shares.items()} if sets else _wanted(classes, request)
+    goals = {"train": totals - sum(sizes.values(), np.zeros_like(totals)), **sizes}
+    wanted = {SPLIT_NAMES.index(name): np.asarray(counts, np.float64) for name, counts in goals.items()}
+    parts = assign_units(rows, numbers, wanted, request.settings.seed)
     free = np.bincount(numbers)[numbers] == 1
-    for name, counts in sizes.items():
-        taken = occurrences(labels[~free & (parts == SPLIT_NAMES.index(name))], len(totals))
-        sizes[name] = np.maximum(counts - taken, 0)
-    _fill(parts, labels, free, sizes, request.settings.seed)
-    spread_labels(parts, labels, numbers, np.array(list(wanted), dtype=np.int8))
+    if sets and free.any():
+        parts[free] = _assign_sets(classes[free], sets, request, _left_shares(parts, free, shares))
+    elif not sets:
+        taken = {name: rows.counts(~free & (parts == SPLIT_NAMES.index(name))) for name in sizes}
+        left = {name: np.maximum(counts - taken[name], 0) for name, counts in sizes.items()}
+        _fill(parts, classes, free, left, request.settings.seed)
+    spread_labels(parts, rows, numbers, np.array(list(wanted), dtype=np.int8))
     return parts
+
+
+def _left_shares(parts: NDArray[np.int8], free: NDArray[np.bool_], shares: Mapping[str, float]) -> dict[str, float]:
+    """Return which share of the free rows (n,) each split still needs, training excepted."""
+    lacking = {
+        name: max(0.0, share * len(parts) - int((~free & (parts == SPLIT_NAMES.index(name))).sum()))
+        for name, share in shares.items()
+    }
+    return {name: rows / max(1.0, float(free.sum()), sum(lacking.values())) for name, rows in lacking.items()}
 
 
 def _wanted(labels: NDArray[np.int32], request: Request) -> dict[str, NDArray[np.int64]]:
@@ -165,6 +186,15 @@ def _fill(
             size = max(0, min(int(counts[label]), len(rows) - start - (len(sizes) - position)))
             parts[rows[start : start + size]] = SPLIT_NAMES.index(name)
             start += size
+
+
+def _assign_sets(
+    numbers: NDArray[np.int32], sets: LabelSets, request: Request, made: Mapping[str, float]
+) -> NDArray[np.int8]:
+    """Return the split of each row with several labels, in the shares of the splits that are made."""
+    shares = {**made, "train": 1 - sum(made.values())}
+    places = np.array([SPLIT_NAMES.index(name) for name in shares], np.int8)
+    return np.asarray(places[stratify(numbers, sets, tuple(shares.values()), request.settings.seed)])
 
 
 def _sizes(counts: Sequence[int], share: float) -> list[int]:

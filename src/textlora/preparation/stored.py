@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from textlora.errors import UsageError
 from textlora.types import SLICE, Split
 
-Value = TypeVar("Value", str, int, bool)
+Value = TypeVar("Value", str, int, bool, tuple[int, ...])
 Number = TypeVar("Number", int, bool)
 _COLUMNS = ("id", "text", "label")
 _KEPT_GROUPS = 2
@@ -37,7 +37,7 @@ def open_split(path: Path) -> Split:
     return Split(
         StoredTexts(file, "id"),
         StoredTexts(file, "text"),
-        StoredLabels(file),
+        StoredLabelSets(file) if file.several_labels else StoredLabels(file),
         groups=StoredTexts(file, "group") if "group" in file.columns else None,
         near_duplicates=StoredMarks(file, "near_duplicate") if "near_duplicate" in file.columns else None,
         leaked=StoredMarks(file, "leaked") if "leaked" in file.columns else None,
@@ -58,6 +58,13 @@ class SplitFile:
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self.starts: list[int] = [0, *itertools.accumulate(sizes)]
         """The first row of each row group, and the number of rows."""
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a row has a list of labels."""
+        import pyarrow as pa
+
+        return bool(pa.types.is_list(self._file.schema_arrow.field("label").type))
 
     def group(self, number: int, column: str) -> Any:
         """Return a column of a row group as an Arrow array.
@@ -188,6 +195,12 @@ class _StoredNumbers(_Stored[Number]):
         return values
 
 
+class StoredMarks(_StoredNumbers[bool]):
+    """A column that says of each row whether something holds."""
+
+    _dtype = np.bool_
+
+
 class StoredLabels(_StoredNumbers[int]):
     """The labels, as places of the label names."""
 
@@ -197,7 +210,33 @@ class StoredLabels(_StoredNumbers[int]):
         super().__init__(file, "label")
 
 
-class StoredMarks(_StoredNumbers[bool]):
-    """A column that says of each row whether something holds."""
+class StoredLabelSets(_Stored[tuple[int, ...]]):
+    """The labels of rows that may have several; all are read when the first is asked for, four bytes each."""
 
-    _dtype = np.bool_
+    def __init__(self, file: SplitFile) -> None:
+        super().__init__(file, "label")
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[int, ...], ...]: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+        """Return a row's labels, or a tuple of those of several rows for a slice."""
+        rows = range(len(self))[index]
+        return tuple(map(self._at, rows)) if isinstance(rows, range) else self._at(rows)
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return map(self._at, range(len(self)))
+
+    def _at(self, row: int) -> tuple[int, ...]:
+        flat, ends = self._values
+        return tuple(flat[ends[row] : ends[row + 1]].tolist())
+
+    @cached_property
+    def _values(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The labels of all rows end to end, and where each row's begin and the last one's end (N + 1,)."""
+        groups = [self._file.group(number, "label") for number in range(len(self._file.starts) - 1)]
+        flat = [group.flatten().to_numpy(zero_copy_only=False) for group in groups]
+        sizes = [group.value_lengths().to_numpy(zero_copy_only=False) for group in groups]
+        ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes]))
+        return np.concatenate([np.zeros(0, np.int32), *flat]), ends

@@ -18,7 +18,7 @@ from textlora.preparation.attributes import GROUP, KEPT
 from textlora.preparation.describing import dataset_fingerprint
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger
 from textlora.preparation.request import Origin
-from textlora.preparation.rows import Rows
+from textlora.preparation.rows import Rows, shown_label
 from textlora.preparation.separating import Separated
 from textlora.preparation.spilling import Spill
 from textlora.preparation.splitting import NOWHERE
@@ -87,14 +87,18 @@ def _write_split(path: Path, rows: Rows, separated: Separated, place: int) -> It
     chosen = separated.parts == place
     marks = _marks(separated, place)
     grouped = rows.groups is not None and bool(rows.groups[chosen].any())
-    columns = [("id", pa.string()), ("text", pa.string()), ("label", pa.int32())]
+    label = pa.list_(pa.int32()) if rows.sets else pa.int32()
+    columns = [("id", pa.string()), ("text", pa.string()), ("label", label)]
     # Where in a row's extra cells the further columns of texts come from.
     texts = ({"group": GROUP} if grouped else {}) | {
         f"{SLICE}{name}": KEPT + n for n, name in enumerate(rows.slice_columns)
     }
     schema = pa.schema([*columns, *((name, pa.string()) for name in texts), *((name, pa.bool_()) for name in marks)])
     storage.remove_leftovers(path)
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label", *texts]}
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": ["label.list.element" if rows.sets else "label", *texts],
+    }
     with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as file:
         for group in _groups(rows, chosen, texts, marks, schema):
             file.write_table(group, row_group_size=len(group))
@@ -120,7 +124,9 @@ def _groups(
 
     held, count, size = [], 0, 0
     for places, block in rows.spill.chosen(chosen):
-        columns = [block["row"], block["text"].cast(pa.string()), pa.array(rows.classes[places])]
+        classes = rows.classes[places]
+        labels = rows.sets.arrow(classes) if rows.sets else pa.array(classes)
+        columns = [block["row"], block["text"].cast(pa.string()), labels]
         columns += [pc.list_element(block["extra"], place) for place in texts.values()]
         columns += [pa.array(found[places]) for found in marks.values()]
         held.append(pa.record_batch(columns, schema=schema))
@@ -171,7 +177,7 @@ def _unusable(rows: Rows, origin: Origin, names: Sequence[str]) -> Iterator[Line
         reasons, classes = rows.reasons[places].tolist(), rows.classes[places].tolist()
         found = (block[name].to_pylist() for name in ("row", "line", "text", "label"))
         for row, line, text, label, reason, place in zip(*found, reasons, classes, strict=True):
-            shown = label if place < 0 else names[place]
+            shown = shown_label(label) if place < 0 or rows.sets else names[place]
             yield line, row, rows.reason_texts[reason - 1], _decoded(text), shown, ""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textlora.errors import DataError, UsageError, did_you_mean
+from textlora.label_cells import form_of, items
 from textlora.readers.tables import Confidence, Row
 
 # fmt: off
@@ -17,6 +18,7 @@ TEXT_NAMES = frozenset((
 ))
 LABEL_NAMES = frozenset((
     "label", "labels", "sentiment", "class", "category", "target", "emotion", "polarity", "intent", "topic", "stance",
+    "categories", "emotions", "topics", "tags", "genres",
 ))
 WEAK_LABEL_NAMES = frozenset(("rating", "stars", "score", "tag", "y", "spam", "toxic"))
 # fmt: on
@@ -84,11 +86,16 @@ def _level(name: str, names: frozenset[str], weak: frozenset[str]) -> int:
     return int(any(part in names | weak for part in parts))
 
 
-def _profiles(rows: Sequence[Row], columns: Sequence[str]) -> list[_Profile]:
-    return [_profile(name, [row.values[place] for row in rows]) for place, name in enumerate(columns)]
+def _profiles(rows: Sequence[Row], columns: Sequence[str], separator: str | None = None) -> list[_Profile]:
+    return [_profile(name, [row.values[place] for row in rows], separator) for place, name in enumerate(columns)]
 
 
-def _profile(name: str, values: Iterable[Any]) -> _Profile:
+def _profile(name: str, values: Sequence[Any], separator: str | None = None) -> _Profile:
+    if form_of(values) == "list":
+        # What a list names is what the column holds.
+        values = [item for value in values for item in items(value, "list", None) or ()]
+    elif separator and _level(name, LABEL_NAMES, WEAK_LABEL_NAMES):
+        values = [item for value in values for item in items(value, "separated", separator) or ()]
     cells = [cell for cell in (str(value)[:10_000] for value in values if value is not None) if cell.strip()]
     count = max(1, len(cells))
     characters = sum(map(len, cells)) / count
@@ -102,6 +109,7 @@ def find_columns(
     text: str | None = None,
     label: str | None = None,
     where: str = "the data",
+    label_separator: str | None = None,
 ) -> Columns:
     """Find the text and the label column by name and by content.
 
@@ -111,13 +119,14 @@ def find_columns(
         text: the text column, when the user named it.
         label: the label column, when the user named it.
         where: what to call the source in an error.
+        label_separator: what stands between the labels of a row, where rows have several.
 
     Raises:
         UsageError: a named column does not exist, or both are the same.
         DataError: no column or several could be meant.
     """
     _check_names(columns, where, (text, label))
-    profiles = _profiles(rows, columns)
+    profiles = _profiles(rows, columns, label_separator)
     chosen_text = (
         _Found(text, "sure", "you named it") if text else _find_text([p for p in profiles if p.name != label], where)
     )

@@ -20,6 +20,14 @@ HUB_METRICS = {
     "average_precision": ("average_precision", "Average precision"),
     "log_loss": ("log_loss", "Log loss"),
 }
+MULTI_LABEL_METRICS = {
+    **HUB_METRICS,
+    "accuracy": ("accuracy", "Subset accuracy"),
+    "precision_micro": ("precision", "Precision (micro)"),
+    "recall_micro": ("recall", "Recall (micro)"),
+    "f1_micro": ("f1", "F1 (micro)"),
+    "hamming_loss": ("hamming_loss", "Hamming loss"),
+}
 
 
 def base_model(name: str) -> str | None:
@@ -45,15 +53,16 @@ def front_matter(facts: Facts) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     name = slug(FILE_ENDINGS.sub("", facts.source))
+    names = MULTI_LABEL_METRICS if facts.several else HUB_METRICS
     results = [
         EvalResult(
             task_type="text-classification",
-            task_name="Text classification",
+            task_name="Multi-label text classification" if facts.several else "Text classification",
             dataset_type=name,
             dataset_name=facts.source,
             dataset_split=facts.evaluation.split,
-            metric_type=HUB_METRICS[key][0],
-            metric_name=HUB_METRICS[key][1],
+            metric_type=names[key][0],
+            metric_name=names[key][1],
             metric_value=interval.value,
         )
         for key, interval in facts.evaluation.metrics.items()
@@ -63,7 +72,7 @@ def front_matter(facts: Facts) -> str:
         library_name="peft",
         pipeline_tag="text-classification",
         base_model=base_model(facts.run.base_model),
-        tags=["textlora", "lora", "text-classification"],
+        tags=["textlora", "lora", "text-classification", *(["multi-label"] if facts.several else [])],
         labels=list(facts.evaluation.label_names),
         eval_results=results,
     )

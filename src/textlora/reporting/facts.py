@@ -82,14 +82,43 @@ class Facts:
 
     @property
     def accuracy(self) -> Interval:
-        """The headline figure."""
+        """The share of rows with all right."""
         return self.evaluation.metrics["accuracy"]
+
+    @property
+    def several(self) -> bool:
+        """Whether a row can have several labels."""
+        return self.evaluation.task == "multi_label"
+
+    @property
+    def headline(self) -> Interval:
+        """The figure that says most."""
+        return self.evaluation.metrics[self.evaluation.headline]
+
+    @property
+    def headline_name(self) -> str:
+        """What the headline figure is, within a sentence."""
+        return "macro F1" if self.several else "accuracy"
+
+    @property
+    def headline_words(self) -> str:
+        """What the headline figure says of the rows."""
+        rows, split = wording.rows(self.evaluation.rows), self.evaluation.split
+        if not self.several:
+            return f"of {rows} classified correctly in the {split} split"
+        right = wording.percent(self.accuracy.value)
+        return f"F1, mean of the labels, on {rows} of the {split} split; {right} of them have all labels right"
+
+    @property
+    def metric_names(self) -> Mapping[str, tuple[str, str]]:
+        """Name and meaning of each metric, the most telling first."""
+        return wording.MULTI_LABEL_METRICS if self.several else wording.METRICS
 
     @property
     def ranking_note(self) -> str:
         """What ROC-AUC and average precision rank by."""
         names = self.evaluation.label_names
-        binary = len(names) == 2  # noqa: PLR2004 - two classes have one positive label
+        binary = len(names) == 2 and not self.several  # noqa: PLR2004 - two classes have one positive label
         by = f"rank the rows by “{names[-1]}”" if binary else "are the mean over each label against the rest"
         return f"ROC-AUC and average precision {by}."
 
@@ -98,12 +127,15 @@ class Facts:
     @property
     def baselines(self) -> list[Baseline]:
         """The cheap methods, the strongest first."""
-        return sorted(self.evaluation.baselines, key=lambda baseline: -baseline.metrics["accuracy"].value)
+        return sorted(self.evaluation.baselines, key=lambda baseline: -baseline.metrics[self.evaluation.headline].value)
 
     @property
     def verdicts(self) -> list[Verdict]:
         """One sentence per baseline."""
-        return [_verdict(self.accuracy, baseline) for baseline in self.baselines]
+        return [
+            _verdict(self.headline, baseline, self.evaluation.headline, self.headline_name)
+            for baseline in self.baselines
+        ]
 
     @property
     def cautions(self) -> list[str]:
@@ -133,11 +165,12 @@ class Facts:
         if leak is None:
             return ""
         found = f"{leak.rows:,} of the {wording.rows(self.evaluation.rows)} {'is a near-duplicate' if leak.rows == 1 else 'are near-duplicates'} of training rows"
-        if "accuracy" not in leak.others:
+        name = self.evaluation.headline
+        if name not in leak.others:
             return f"{found}: the scores say little about new texts."
-        other = leak.others["accuracy"]
+        other, shown = leak.others[name], "accuracy" if name == "accuracy" else "macro F1"
         return (
-            f"{found}; without {'it' if leak.rows == 1 else 'them'} accuracy is {wording.percent(other.value)} "
+            f"{found}; without {'it' if leak.rows == 1 else 'them'} {shown} is {wording.percent(other.value)} "
             f"({wording.percent_range(other)})."
         )
 
@@ -188,11 +221,20 @@ class Facts:
         return f"Weakest label: “{worst.label}”. {found} of its {wording.rows(worst.support)} are found ({share})."
 
     def _weak_pair(self) -> str:
+        if self.several:
+            return self._weak_threshold()
         pairs = self.confusions
         if not pairs:
             return ""
         first = pairs[0]
         return f"Most frequent confusion: “{first.label}” taken for “{first.predicted}”, {wording.rows(first.rows)}."
+
+    def _weak_threshold(self) -> str:
+        """Name the label that is given wrongly most often."""
+        worst = max(self.evaluation.errors, key=lambda label: label.wrong, default=None)
+        if worst is None or not worst.wrong:
+            return ""
+        return f"Most often given wrongly: “{worst.label}”, to {wording.rows(worst.wrong)}."
 
     def _weak_length(self) -> str:
         slices = self.evaluation.by_length
@@ -201,7 +243,8 @@ class Facts:
         worst = min(slices, key=lambda part: part.accuracy.value)
         if worst.accuracy.high >= self.accuracy.value:
             return "No text length stands out."
-        found = f"{wording.percent(worst.accuracy.value)} right ({wording.percent_range(worst.accuracy)})"
+        right = "with all labels right" if self.several else "right"
+        found = f"{wording.percent(worst.accuracy.value)} {right} ({wording.percent_range(worst.accuracy)})"
         return f"Hardest length: {worst.name} tokens, {found}, {wording.rows(worst.rows)}."
 
     def _sure_and_wrong(self) -> str:
@@ -213,6 +256,8 @@ class Facts:
     def confusions(self) -> list[Confusion]:
         """The most frequent pairs of label and wrong prediction."""
         names, matrix = self.evaluation.label_names, self.evaluation.confusion
+        if self.several:
+            return []
         pairs = [
             Confusion(names[i], names[j], rows, rows / sum(matrix[i]))
             for i in range(len(names))
@@ -223,8 +268,8 @@ class Facts:
 
     @property
     def matrix_fits(self) -> bool:
-        """Whether the confusion matrix is small enough to be read as a table."""
-        return len(self.evaluation.label_names) <= MATRIX_CLASSES
+        """Whether there is a confusion matrix, small enough to be read as a table."""
+        return not self.several and len(self.evaluation.label_names) <= MATRIX_CLASSES
 
     # --- data ---
 
@@ -232,7 +277,7 @@ class Facts:
     def balance(self) -> list[tuple[str, list[tuple[int, float]]]]:
         """Each label with its rows and its share in each split."""
         counts = self.dataset.info.split_counts
-        totals = {name: max(1, sum(column)) for name, column in counts.items()}
+        totals = {name: max(1, self.dataset.info.rows_in(name)) for name in counts}
         return [
             (label, [(column[index], column[index] / totals[name]) for name, column in counts.items()])
             for index, label in enumerate(self.dataset.label_names)
@@ -273,9 +318,11 @@ class Facts:
         """What the plan predicted beside what the run took."""
         estimate, run = self.plan.estimate, self.run
         return [
-            _measured("Training time", estimate.train_seconds, run.seconds, wording.duration),
+            _measured("Training time", estimate.train_seconds, run.stage_seconds or run.seconds, wording.duration),
             _measured("Scoring time", estimate.evaluate_seconds, self.evaluation.seconds, wording.duration),
-            _measured("Peak memory", estimate.memory_gb, run.peak_memory_gb, wording.gigabytes),
+            _measured(
+                "Peak memory", estimate.train_memory_gb or estimate.memory_gb, run.peak_memory_gb, wording.gigabytes
+            ),
             _measured("Optimiser steps", estimate.steps, run.steps, wording.count),
             _measured("Trained parameters", estimate.trainable_parameters, run.trainable_parameters, wording.count),
         ]
@@ -359,13 +406,11 @@ def _measured(what: str, predicted: float, measured: float, write: Any) -> Measu
     return Measured(what, write(predicted), write(measured), wording.times(measured, predicted))
 
 
-def _verdict(accuracy: Interval, baseline: Baseline) -> Verdict:
+def _verdict(ours: Interval, baseline: Baseline, metric: str, name: str) -> Verdict:
     """Compare row by row where that was done, else by whether the two intervals overlap."""
-    theirs = baseline.metrics["accuracy"]
-    gain = baseline.advantage or Interval(
-        accuracy.value - theirs.value, accuracy.low - theirs.high, accuracy.high - theirs.low
-    )
-    difference = f"{wording.points(gain.value)} points of accuracy, 95{wording.NBSP}% interval {wording.points(gain.low)} to {wording.points(gain.high)}"
+    theirs = baseline.metrics[metric]
+    gain = baseline.advantage or Interval(ours.value - theirs.value, ours.low - theirs.high, ours.high - theirs.low)
+    difference = f"{wording.points(gain.value)} points of {name}, 95{wording.NBSP}% interval {wording.points(gain.low)} to {wording.points(gain.high)}"
     if gain.low > 0:
         return Verdict("good", f"Clearly better than the baseline {baseline.name}: {difference}.")
     if gain.high < 0:

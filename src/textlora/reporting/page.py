@@ -63,7 +63,7 @@ def _environment(*, escape_html: bool) -> Environment:
         )
     }
     environment.filters.update(words, code=code, block=code_block)
-    environment.globals.update(metric_names=wording.METRICS, public_name=card.public_name, version=__version__)
+    environment.globals.update(public_name=card.public_name, version=__version__)
     return environment
 
 
@@ -120,8 +120,8 @@ def pictures(facts: Facts) -> dict[str, Any]:
 
 
 def _comparison(facts: Facts) -> figures.Whiskers:
-    cheap = [(baseline.name, "", baseline.metrics["accuracy"]) for baseline in facts.baselines]
-    return figures.whiskers([("this classifier", "", facts.accuracy), *cheap], held=2)
+    cheap = [(baseline.name, "", baseline.metrics[facts.evaluation.headline]) for baseline in facts.baselines]
+    return figures.whiskers([("this classifier", "", facts.headline), *cheap], held=2)
 
 
 def _by_length(facts: Facts) -> figures.Whiskers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from textlora.settings import show_table
 from textlora.types import Interval
 
 NBSP = "\u00a0"
@@ -20,8 +22,23 @@ METRICS = {
     "average_precision": ("Average precision", "area under the precision-recall curve"),
     "log_loss": ("Log loss", "penalty for confident mistakes: lower is better"),
 }
+MULTI_LABEL_METRICS = {
+    "f1_macro": METRICS["f1_macro"],
+    "f1_micro": ("F1, micro", "the same over all labels of all rows together: frequent labels weigh more"),
+    "precision_macro": METRICS["precision_macro"],
+    "recall_macro": METRICS["recall_macro"],
+    "precision_micro": ("Precision, micro", "how often a given label is right, all labels together"),
+    "recall_micro": ("Recall, micro", "how many of all labels are found"),
+    "accuracy": ("Subset accuracy", "share of rows with all labels right"),
+    "hamming_loss": ("Hamming loss", "share of wrong yes and no answers: lower is better"),
+    "roc_auc": METRICS["roc_auc"],
+    "average_precision": METRICS["average_precision"],
+    "log_loss": METRICS["log_loss"],
+}
 SHARES = ("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro")
 """Metrics that are written in percent; the others keep three decimals."""
+MULTI_LABEL_SHARES = ("precision_micro", "recall_micro", "f1_micro", "hamming_loss")
+"""The same of those that only rows with several labels have."""
 
 
 def percent(share: float) -> str:
@@ -46,12 +63,12 @@ def points(difference: float) -> str:
 
 def figure(name: str, value: float) -> str:
     """Return a metric's value the way that metric is read."""
-    return percent(value) if name in SHARES else f"{value:.3f}"
+    return percent(value) if name in (*SHARES, *MULTI_LABEL_SHARES) else f"{value:.3f}"
 
 
 def figure_range(name: str, interval: Interval) -> str:
     """Return a metric's interval without a unit: ``92.1–94.2`` or ``0.968–0.979``."""
-    if name in SHARES:
+    if name in (*SHARES, *MULTI_LABEL_SHARES):
         return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
     return f"{interval.low:.3f}–{interval.high:.3f}"
 
@@ -96,6 +113,8 @@ def setting(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(str(part) for part in value) or "none"
+    if isinstance(value, Mapping):
+        return show_table(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

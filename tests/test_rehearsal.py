@@ -1,0 +1,71 @@
+"""The rehearsal: what a small model's passes tell about the planned one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.conftest import write_model
+from textlora import models, rehearsal
+from textlora.rehearsal import LiveBytes, Specification, rehearse
+from textlora.types import Rehearsal
+
+
+@pytest.fixture
+def specification(tmp_path) -> Specification:
+    info = models.base_info(str(write_model(tmp_path / "model", "distilbert")))
+    return Specification(
+        folder=str(info.folder), classes=2, device="cpu", precision="fp32", attention="eager",
+        prediction_attention="eager", packed=True, adapted=True, r=4, target_modules=info.linear_names, bits=None,
+        budget=256, max_length=64,
+    )  # fmt: skip
+
+
+def test_a_rehearsal_measures_once_and_is_remembered(tmp_path, specification):
+    found = rehearse(specification, cache=tmp_path / "cache")
+    assert isinstance(found, Rehearsal)
+    assert found.train.token_seconds + found.train.pair_seconds + found.train.pass_seconds > 0
+    assert found.runtime_bytes > 100e6
+    assert found.kept_token_bytes > 0
+    assert found.import_seconds > 0.1
+    (file,) = (tmp_path / "cache").iterdir()
+    known = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**known, "runtime_bytes": 1.0}), encoding="utf-8")
+    assert rehearse(specification, cache=tmp_path / "cache").runtime_bytes == 1.0
+
+
+def test_a_rehearsal_that_fails_leaves_the_plan_to_rough_figures(specification):
+    assert rehearse(replace(specification, target_modules=("no such layer",))) is None
+
+
+def test_a_damaged_memory_is_measured_anew(tmp_path, specification, monkeypatch):
+    path = tmp_path / f"rehearsal-{rehearsal._key(specification)}.json"
+    path.write_text("{", encoding="utf-8")
+    assert rehearsal._read(path) is None
+
+
+def test_live_bytes_are_those_of_the_tensors_that_are_held():
+    with LiveBytes() as live:
+        first = torch.ones(1000)
+        second = first * 2  # a view of first would count nothing
+        view = second[:10]
+        assert live.now == 8000
+        del first
+        assert live.now == 4000
+        del second
+        assert live.now == 4000
+        del view
+    assert (live.now, live.peak) == (0, 8000)
+
+
+def test_costs_are_found_again_from_three_passes():
+    work = [
+        {"tokens": 3000.0, "pairs": 96_000.0},
+        {"tokens": 3000.0, "pairs": 1.5e6},
+        {"tokens": 700.0, "pairs": 22_400.0},
+    ]
+    passes = [{**each, "seconds": 0.01 + 2e-5 * each["tokens"] + 1e-8 * each["pairs"]} for each in work]
+    assert rehearsal._solve(passes, "seconds") == pytest.approx((0.01, 2e-5, 1e-8), rel=1e-6)
