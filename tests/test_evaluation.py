@@ -15,6 +15,7 @@ from textlora import evaluation as evaluation_module
 from textlora import metrics, storage
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.evaluation import MISTAKE_CHARACTERS, evaluate, load_evaluation
+from textlora.multilabel_evaluation import MultiLabelJudged
 from textlora.types import Dataset, DatasetInfo, Evaluation, RowCounts, Run, Split
 
 GOOD = ["warm", "clever", "honest", "bright", "moving", "funny", "tender", "sharp"]
@@ -414,3 +415,13 @@ def test_the_evaluation_is_a_frozen_noun(evaluated):
     with pytest.raises(dataclasses.FrozenInstanceError):
         evaluated[1].rows = 1
     assert isinstance(evaluated[1], Evaluation)
+
+
+def test_leaked_rows_with_several_labels():
+    rows = Split(("a", "b", "c", "d"), ("", "", "", ""), ((0,), (0, 1), (), (1,)), leaked=(False, True, False, False))
+    probabilities = np.array([[0.9, 0.2], [0.8, 0.7], [0.1, 0.6], [0.3, 0.8]])
+    judged = MultiLabelJudged(rows, ("bad", "good"), probabilities, probabilities > 0.5)
+    part = evaluation_module._part(judged, ~np.asarray(rows.leaked))
+    assert part.right.tolist() == [True, False, True]
+    figures = part.scores(10, 0).metrics
+    assert figures["f1_macro"].value == pytest.approx((1 + 2 / 3) / 2)

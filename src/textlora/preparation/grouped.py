@@ -24,6 +24,9 @@ _OWN_STREAM = 1
 class LabelledRows:
     """The labels of rows that have one each, or several.
 
+    Where rows have several, being a row counts as one more label that all of them have: their number
+    is no sum of the others then, and shall have its share too.
+
     Attributes:
         classes: (n,) class of each row; where rows have several labels, a number into ``sets``.
         sets: the combinations, if rows may have several labels.
@@ -35,28 +38,33 @@ class LabelledRows:
     @property
     def size(self) -> int:
         """How many labels there are: C."""
-        members = self.sets.members if self.sets else ()
-        return 1 + (
-            max((max(labels) for labels in members if labels), default=0) if self.sets else int(self.classes.max())
-        )
+        if self.sets is None:
+            return int(self.classes.max()) + 1
+        return max((max(labels) for labels in self.sets.members if labels), default=-1) + 2
 
     def counts(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> NDArray[np.int64]:
         """Return how many of the chosen rows, a mask or places, have each label (C,)."""
         classes = self.classes[chosen]
-        return self.sets.label_counts(classes, self.size) if self.sets else np.bincount(classes, minlength=self.size)
+        if self.sets is None:
+            return np.bincount(classes, minlength=self.size)
+        return np.append(self.sets.label_counts(classes, self.size - 1), len(classes))
 
     def of(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Return the labels that some rows have, and how many rows have each."""
         if self.sets is None:
-            labels = self.classes[rows]
+            labels = self.classes[rows].tolist()
         else:
-            labels = np.array([label for row in rows for label in self.sets.members[self.classes[row]]], np.int32)
+            every = self.size - 1
+            labels = [label for number in self.classes[rows].tolist() for label in (*self.sets.members[number], every)]
         found, counts = np.unique(labels, return_counts=True)
         return found.astype(np.intp), counts
 
     def having(self, label: int) -> NDArray[np.bool_]:
         """Return which rows (n,) have a label."""
-        return self.sets.having(self.classes, label) if self.sets else np.asarray(self.classes == label)
+        if self.sets is None:
+            return np.asarray(self.classes == label)
+        every = label == self.size - 1
+        return np.ones(len(self.classes), np.bool_) if every else self.sets.having(self.classes, label)
 
 
 def assign_units(
