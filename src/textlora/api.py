@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,6 @@ def plan(
     recipe: str = "default",
     assignments: Mapping[str, Any] | None = None,
     plan_file: str | Path | None = None,
-    compare: bool = False,
 ) -> Plan:
     """Decide every setting for a data set and this machine; write ``plan.toml``.
 
@@ -204,7 +203,6 @@ def plan(
         recipe: ``default``, ``fast``, ``accurate`` or ``stock``.
         assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
         plan_file: an edited ``plan.toml``.
-        compare: also estimate the alternatives: full fine-tuning, LoRA, its upper half, QLoRA.
 
     Raises:
         UsageError: unknown or contradictory settings, all together.
@@ -216,7 +214,6 @@ def plan(
         recipe=recipe,
         assignments=assignments,
         plan_file=Path(plan_file) if plan_file else None,
-        compare=compare,
     )
     planning.save_plan(dataset.folder / storage.PLAN, made)
     return made
@@ -377,7 +374,7 @@ def plan_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
-    """Plan for a run folder, or prepare a data file first.
+    """Plan for a run folder, or prepare a data file first; estimate the alternatives too.
 
     Raises:
         UsageError: the folder has a plan made with other options, and ``overwrite`` is off.
@@ -387,7 +384,8 @@ def plan_folder(
     else:
         folder = out or default_folder(target)
         dataset = prepare_folder(target, folder, DataOptions(), options, overwrite=overwrite, progress=progress)
-    return _planned(dataset, options, overwrite=overwrite, compare=True)
+    made = _planned(dataset, options, overwrite=overwrite)
+    return replace(made, alternatives=planning.compare(made, dataset))
 
 
 def train_folder(
@@ -448,7 +446,7 @@ def _prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, p
     return _prepare(source, out, data, chosen, chosen.model.base_model, progress)
 
 
-def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False, compare: bool = False) -> Plan:
+def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False) -> Plan:
     """Return the plan in the folder if the same was asked for, hand edits included."""
     asked = json.loads(json.dumps({"dataset": dataset.fingerprint, **_request(options)}, default=str))
     path = dataset.folder / REQUEST
@@ -464,7 +462,6 @@ def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False,
         recipe=options.recipe,
         assignments=options.assignments,
         plan_file=options.plan_file,
-        compare=compare,
     )
 
 

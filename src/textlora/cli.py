@@ -411,24 +411,6 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|MB|G|M)", re.IGNORECASE)
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", re.IGNORECASE)
 
 
-def _limits(memory: str | None, time: str | None, disk: str | None) -> dict[str, float]:
-    """Return the limits as settings; all wrong ones in one error."""
-    given = {"--memory-limit": memory, "--time-limit": time, "--disk-limit": disk}
-    read: dict[str, Callable[[str], float | None]] = {
-        "--memory-limit": _gigabytes, "--time-limit": _minutes, "--disk-limit": _gigabytes,
-    }  # fmt: skip
-    names = {"--memory-limit": "limits.memory_gb", "--time-limit": "limits.minutes", "--disk-limit": "limits.disk_gb"}
-    found = {option: read[option](value) for option, value in given.items() if value is not None}
-    wrong = [
-        f"{option} is {given[option]!r}, expected {'a time such as 20m or 1h30m' if 'time' in option else 'a size such as 4GB or 500MB'}"
-        for option, value in found.items()
-        if not value
-    ]
-    if wrong:
-        raise UsageError("Cannot read the limits:", problems=wrong)
-    return {names[option]: value for option, value in found.items() if value}
-
-
 def _gigabytes(text: str) -> float | None:
     match = SIZE.fullmatch(text.strip())
     return float(match[1]) / (1000 if match[2].upper().startswith("M") else 1) if match else None
@@ -440,6 +422,30 @@ def _minutes(text: str) -> float | None:
         return None
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return 60 * hours + minutes + seconds / 60
+
+
+# option: setting, how it is read, what is expected
+LIMITS: dict[str, tuple[str, Callable[[str], float | None], str]] = {
+    "--memory-limit": ("limits.memory_gb", _gigabytes, "a size such as 4GB or 500MB"),
+    "--time-limit": ("limits.minutes", _minutes, "a time such as 20m or 1h30m"),
+    "--disk-limit": ("limits.disk_gb", _gigabytes, "a size such as 4GB or 500MB"),
+}
+
+
+def _limits(*texts: str | None) -> dict[str, float]:
+    """Return the limits, in the order of ``LIMITS``, as settings; all wrong ones in one error."""
+    found: dict[str, float] = {}
+    wrong = []
+    for (option, (name, read, expected)), text in zip(LIMITS.items(), texts, strict=True):
+        if text is None:
+            continue
+        if value := read(text):
+            found[name] = value
+        else:
+            wrong.append(f"{option} is {text!r}, expected {expected}")
+    if wrong:
+        raise UsageError("Cannot read the limits:", problems=wrong)
+    return found
 
 
 def _plan_options(
