@@ -41,6 +41,8 @@ SPLINTERS = 0.3
 # Evaluation: scikit-learn, and predicting with a micro-batch on each core; TF-IDF by character of its training texts.
 EVALUATION_BYTES, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 230e6, 14.0, 64e6
 CHARACTERS_PER_TOKEN = 4.3
+# Where the embeddings are trained: a micro-batch's gradient of the whole table, and AdamW's passing copy of it.
+TABLES = 2
 CHECKPOINTS_KEPT = 3
 REPORT_GB = 0.01
 TOKEN_BYTES = 2
@@ -186,7 +188,7 @@ def _memory_terms(
         "weights": weights,
         "loading": arriving,
         "adapters": 0.0 if full else trainable * 4 / GB,
-        "gradients": trainable * 4 / GB,
+        "gradients": trainable * 4 / GB + (TABLES * info.vocabulary * info.hidden * 4 / GB if full else 0.0),
         "optimiser state": trainable * 8 / GB,
         **working,
     }
