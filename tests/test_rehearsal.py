@@ -24,7 +24,8 @@ def specification(tmp_path) -> Specification:
     )  # fmt: skip
 
 
-def test_a_rehearsal_measures_once_and_is_remembered(tmp_path, specification):
+def test_a_rehearsal_measures_once_and_is_remembered(tmp_path, specification, monkeypatch):
+    monkeypatch.setattr(rehearsal, "DISTURBED_SHARE", 1.0)  # however busy the machine is that tests this
     found = rehearse(specification, cache=tmp_path / "cache")
     assert isinstance(found, Rehearsal)
     assert found.train.token_seconds + found.train.pair_seconds + found.train.pass_seconds > 0
@@ -35,6 +36,17 @@ def test_a_rehearsal_measures_once_and_is_remembered(tmp_path, specification):
     known = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**known, "runtime_bytes": 1.0}), encoding="utf-8")
     assert rehearse(specification, cache=tmp_path / "cache").runtime_bytes == 1.0
+
+
+def test_times_from_a_busy_machine_are_used_but_not_remembered(tmp_path, specification, monkeypatch):
+    monkeypatch.setattr(rehearsal, "DISTURBED_SHARE", -1.0)  # so that any machine counts as busy
+    assert isinstance(rehearse(specification, cache=tmp_path / "cache"), Rehearsal)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_others_have_a_share_of_the_processor():
+    others = rehearsal.OthersShare()
+    assert 0 <= others() <= 1
 
 
 def test_a_rehearsal_that_fails_leaves_the_plan_to_rough_figures(specification):
