@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 
 from textlora import metrics, storage
 from textlora.errors import TrainingError, UsageError, did_you_mean
-from textlora.types import SPLIT_NAMES, Baseline, Dataset, Evaluation, Mistake, Run, Slice, Split
+from textlora.explanation import explain
+from textlora.types import SPLIT_NAMES, Baseline, Dataset, Evaluation, Mistake, Run, Slice, Span, Split
 
 LENGTH_EDGES = (64, 128, 256, 512)
 MISTAKES = 20
 MISTAKE_CHARACTERS = 2_000
+MISTAKE_FORWARDS = 48
+"""Texts that are classified to explain one mistake."""
 STRENGTHS = (1.0, 4.0, 16.0)
 """Inverse regularisation strengths that the TF-IDF baseline may choose from."""
 BLOCK = 8_192
@@ -126,7 +129,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         roc=roc,
         precision_recall=precision_recall,
         by_length=_by_length(judged, tokens),
-        mistakes=_mistakes(judged),
+        mistakes=_mistakes(judged, scorer),
         baselines=_baselines(dataset, judged, resamples) if baseline else (),
         seconds=seconds,
         dataset_fingerprint=dataset.fingerprint,
@@ -251,15 +254,17 @@ def _length_names() -> list[str]:
     return [*ranges, f"over {LENGTH_EDGES[-1]}"]
 
 
-def _mistakes(judged: _Judged) -> tuple[Mistake, ...]:
-    """Return the wrong predictions with the highest probability, the most confident first."""
+def _mistakes(judged: _Judged, scorer: Scorer) -> tuple[Mistake, ...]:
+    """Return the wrong predictions with the highest probability, the most confident first, and what carried them."""
     wrong = np.flatnonzero(~judged.right)
     # Stable: equally confident mistakes keep the order of the rows.
     chosen = wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:MISTAKES]
-    return tuple(_mistake(judged, int(row)) for row in chosen)
+    texts = [judged.rows.texts[int(row)] for row in chosen]
+    explained = explain(scorer.predict_proba, texts, judged.label_names, forwards=MISTAKE_FORWARDS)
+    return tuple(_mistake(judged, int(row), found.spans) for row, found in zip(chosen, explained, strict=True))
 
 
-def _mistake(judged: _Judged, row: int) -> Mistake:
+def _mistake(judged: _Judged, row: int, spans: Sequence[Span]) -> Mistake:
     text = judged.rows.texts[row]
     return Mistake(
         id=judged.rows.ids[row],
@@ -267,6 +272,7 @@ def _mistake(judged: _Judged, row: int) -> Mistake:
         label=judged.label_names[judged.rows.labels[row]],
         predicted=judged.label_names[judged.predicted[row]],
         probability=float(judged.confidence[row]),
+        spans=tuple(span for span in spans if span.end < MISTAKE_CHARACTERS),
     )
 
 

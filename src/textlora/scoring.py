@@ -103,7 +103,7 @@ class _Counts:
 
 def added_columns(label_names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the columns that scoring adds."""
-    return ("prediction", "probability", *(f"probability_{name}" for name in label_names))
+    return ("prediction", "probability", *(f"probability_{name}" for name in label_names), "truncated")
 
 
 def _text_column(table: Table, known: str, text: str | None) -> str:
@@ -155,7 +155,7 @@ def _scored(classifier: Classifier, rows: Sequence[Row], column: int, counts: _C
 def _cells(prediction: Prediction | None, width: int) -> list[Any]:
     if prediction is None:
         return [None] * width
-    return [prediction.label, prediction.probability, *prediction.probabilities.values()]
+    return [prediction.label, prediction.probability, *prediction.probabilities.values(), prediction.truncated]
 
 
 @contextmanager
@@ -214,7 +214,8 @@ def _schema(table: Table, source: Path, added: Sequence[str]) -> Any:
     else:
         kinds = _json_kinds(table) if table.format == "jsonl" else {}
         inputs = [pa.field(name, _arrow_type(pa, kinds.get(name, {str}))) for name in table.columns]
-    outputs = [pa.field(name, pa.string() if name == added[0] else pa.float64()) for name in added]
+    types = {added[0]: pa.string(), added[-1]: pa.bool_()}
+    outputs = [pa.field(name, types.get(name, pa.float64())) for name in added]
     return pa.schema([*inputs, *outputs])
 
 

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from textlora import memory
 from textlora.errors import TextloraWarning
-from textlora.types import Dataset, Drift, Evaluation, Interval, Machine, Plan, Prediction, Run
+from textlora.types import Dataset, Drift, Evaluation, Explanation, Interval, Machine, Plan, Prediction, Run
 
 if TYPE_CHECKING:
     from textlora.doctor import Examination
@@ -258,9 +258,56 @@ def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction], co
     width = max((len(prediction.label) for prediction in predictions), default=0)
     for text, prediction in zip(texts, predictions, strict=True):
         cut = "  (truncated)" if prediction.truncated else ""
-        short = " ".join(text.split())
-        short = short if len(short) <= 70 else short[:69] + "…"  # noqa: PLR2004
-        console.print(Text(f"{prediction.label:<{width}}  {prediction.probability:.3f}  {short}{cut}"))
+        console.print(Text(f"{prediction.label:<{width}}  {prediction.probability:.3f}  {_short(text, PASSAGE)}{cut}"))
+
+
+# Words of an explanation that are listed, and characters of a passage.
+LISTED, PASSAGE = 10, 70
+STYLES = {
+    1: "green",
+    2: "bold green",
+    3: "bold reverse green",
+    -1: "red",
+    -2: "bold red",
+    -3: "bold reverse red",
+    0: "",
+}
+
+
+def show_explanations(predictions: Sequence[Prediction], explanations: Sequence[Explanation], console: Console) -> None:
+    """Print each decision, the words that carried it, and what the probability is without them."""
+    from textlora.explanation import marked
+
+    for prediction, explained in zip(predictions, explanations, strict=True):
+        if console.is_terminal:
+            cut = "  (truncated)" if prediction.truncated else ""
+            console.print(Text(f"{explained.label}  {explained.probability:.3f}{cut}", style="bold"))
+            console.print(
+                Text.assemble(*((piece, STYLES[level]) for piece, level in marked(explained.text, explained.spans)))
+            )
+        else:
+            show_predictions([explained.text], [prediction], console)
+        for line in _span_lines(explained):
+            console.print(Text(line))
+
+
+def _span_lines(explained: Explanation) -> Iterator[str]:
+    """Yield a line for each of the strongest spans, then what has to be said about them."""
+    from textlora.explanation import NOISE
+
+    told = [span for span in explained.strongest if abs(span.weight) > NOISE][:LISTED]
+    for span in told:
+        words = _short(explained.words(span), PASSAGE)
+        yield f"  {span.weight:+6.2f}  {explained.probability:.3f} -> {span.probability:.3f} without  {words}"
+    if not told:
+        yield "  no word alone changes the answer" if explained.spans else "  no words"
+    if not explained.complete:
+        yield "  a long text: its passages were left out first, then the words of the strongest ones"
+
+
+def _short(text: str, characters: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 # Fits into a bug report.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from textlora.types import Interval
+from textlora.explanation import NOISE, marked
+from textlora.types import Interval, Mistake
 
 NBSP = "\u00a0"
 MINUTE, HOUR = 60, 3600
@@ -105,3 +106,14 @@ def excerpt(text: str, characters: int) -> str:
     if len(line) <= characters:
         return line
     return line[: characters - 1].rsplit(" ", 1)[0] + "…"
+
+
+def pieces(mistake: Mistake) -> list[tuple[str, int]]:
+    """Return the text in pieces with the strength of each, see ``textlora.explanation.marked``."""
+    return marked(mistake.text, mistake.spans)
+
+
+def carriers(mistake: Mistake, number: int) -> list[tuple[str, str]]:
+    """Return the words that spoke most for the wrong answer, and the probability that is left without each."""
+    strong = sorted((span for span in mistake.spans if span.weight > NOISE), key=lambda span: -span.weight)
+    return [(excerpt(mistake.text[span.start : span.end], 60), sureness(span.probability)) for span in strong[:number]]
