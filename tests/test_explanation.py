@@ -15,7 +15,7 @@ from tests.test_cli import call
 from textlora import terminal
 from textlora.classifier import Classifier
 from textlora.errors import UsageError
-from textlora.explanation import NOISE, explain, log_odds, marked, words
+from textlora.explanation import explain, levels, log_odds, marked, words
 from textlora.types import Explanation, Prediction, Span, without
 
 LABELS = ("bad", "good")
@@ -186,8 +186,12 @@ class TestMarked:
             ("a ", 0), ("great", 3), (" but ", 0), ("dull", -2), (" ", 0), ("film", 2),
         ]  # fmt: skip
 
-    def test_noise_is_not_marked(self):
-        assert marked("a b", (Span(0, 1, NOISE, 0.5),)) == [("a b", 0)]
+    @pytest.mark.parametrize(
+        ("weights", "found"),
+        [([0.06, -0.06], [0, 0]), ([0.1, -0.2, 0.4], [1, -2, 3]), ([8.0, 0.9, -1.0, 5.0], [3, 0, -1, 2]), ([], [])],
+    )
+    def test_where_nothing_is_strong_nothing_looks_strong(self, weights, found):
+        assert levels([Span(0, 1, weight, 0.5) for weight in weights]) == found
 
     def test_what_lies_behind_a_cut_is_not_marked(self):
         assert marked("a gre…", (Span(2, 7, 3.0, 0.1),)) == [("a gre…", 0)]
@@ -251,6 +255,9 @@ class TestClassifier:
         assert textlora.Explanation is Explanation
 
 
+FOUND = (Span(5, 9, 1.5, 0.6), Span(14, 18, -0.5, 0.95))
+
+
 class TestCommandLine:
     def test_plain_text(self, example_run):
         result = call("predict", example_run, REVIEWS[2], "", "--explain")
@@ -278,7 +285,7 @@ class TestCommandLine:
             2, "error: --explain is for texts, not for a file with --out.\nGive single texts to explain.\n",
         )  # fmt: skip
 
-    def shown(self, *, terminal_like, complete=True, spans=(Span(5, 9, 1.5, 0.6), Span(14, 18, -0.5, 0.95))):
+    def shown(self, *, terminal_like, complete=True, spans=FOUND):
         text = "a [b]good[/b] dull film"
         explained = Explanation(text, "good", 0.9, spans, complete)
         stream = io.StringIO()

@@ -111,7 +111,7 @@ class TestFormats:
         assert [found.schema.field(name).type for name in table.column_names[:4]] == [
             table.schema.field(name).type for name in table.column_names[:4]
         ]
-        assert [found.schema.field(name).type for name in ADDED] == [pa.string(), *[pa.float64()] * 3]
+        assert [found.schema.field(name).type for name in ADDED] == [pa.string(), *[pa.float64()] * 3, pa.bool_()]
 
     def test_json_columns_get_the_type_that_all_rows_share(self, classifier, tmp_path):
         """The first rows of a column say little: they may all be missing."""

@@ -27,8 +27,9 @@ Probabilities = NDArray[np.float64]
 FORWARDS = 128
 LEAST_FORWARDS = 4
 FIRST_PARTS, PARTS = 16, 8
-# Log odds that two runs may differ by for rounding alone, in bf16.
-NOISE = 0.02
+# Change of the log odds that shows at full strength, if no other span of the text is stronger; and the share of it
+# that shows at all. Below, the rounding of bf16 has a say.
+STRONG, LEAST = 0.5, 1 / 8
 # Beyond it a probability says no more than "certain".
 CERTAIN = 1e-12
 LEVELS = 3
@@ -199,22 +200,21 @@ def _sentence_starts(text: str, found: Sequence[Place]) -> list[int]:
     return sorted({0, *starts.tolist(), len(found)})
 
 
-def marked(text: str, spans: Sequence[Span]) -> list[tuple[str, int]]:
-    """Cut a text into pieces with the strength of each: 1 to 3 carried the label, -1 to -3 spoke against it.
+def levels(spans: Sequence[Span]) -> list[int]:
+    """Return how strong each span is: 1 to 3 carried the label, -1 to -3 spoke against it, 0 did little.
 
-    Spans below an eighth of the strongest, or within rounding, are as unmarked (0) as what lies between.
+    The strongest span of a text has 3, unless even that one changes the log odds by less than ``STRONG``.
     """
-    most = max((abs(span.weight) for span in spans), default=0.0)
+    scale = max((abs(span.weight) for span in spans), default=0.0)
+    shares = [span.weight / max(scale, STRONG) for span in spans]
+    return [int(np.sign(share)) * min(LEVELS, 1 + int(abs(share) * LEVELS)) * (abs(share) >= LEAST) for share in shares]
+
+
+def marked(text: str, spans: Sequence[Span]) -> list[tuple[str, int]]:
+    """Cut a text into pieces with the level of each; what lies between spans has 0."""
     pieces, place = [], 0
-    for span in spans:
-        level = _level(span.weight, most)
+    for span, level in zip(spans, levels(spans), strict=True):
         if level and span.end <= len(text):
             pieces += [(text[place : span.start], 0), (text[span.start : span.end], level)]
             place = span.end
     return [piece for piece in (*pieces, (text[place:], 0)) if piece[0]]
-
-
-def _level(weight: float, most: float) -> int:
-    share = abs(weight) / most if most > NOISE else 0.0
-    strength = 0 if share < 1 / 8 or abs(weight) <= NOISE else min(LEVELS, 1 + int(share * LEVELS))
-    return strength if weight > 0 else -strength

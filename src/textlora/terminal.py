@@ -293,9 +293,10 @@ def show_explanations(predictions: Sequence[Prediction], explanations: Sequence[
 
 def _span_lines(explained: Explanation) -> Iterator[str]:
     """Yield a line for each of the strongest spans, then what has to be said about them."""
-    from textlora.explanation import NOISE
+    from textlora.explanation import levels
 
-    told = [span for span in explained.strongest if abs(span.weight) > NOISE][:LISTED]
+    strongest = explained.strongest
+    told = [span for span, level in zip(strongest, levels(strongest), strict=True) if level][:LISTED]
     for span in told:
         words = _short(explained.words(span), PASSAGE)
         yield f"  {span.weight:+6.2f}  {explained.probability:.3f} -> {span.probability:.3f} without  {words}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textlora.explanation import NOISE, marked
+from textlora.explanation import levels, marked
 from textlora.types import Interval, Mistake
 
 NBSP = "\u00a0"
@@ -115,5 +115,6 @@ def pieces(mistake: Mistake) -> list[tuple[str, int]]:
 
 def carriers(mistake: Mistake, number: int) -> list[tuple[str, str]]:
     """Return the words that spoke most for the wrong answer, and the probability that is left without each."""
-    strong = sorted((span for span in mistake.spans if span.weight > NOISE), key=lambda span: -span.weight)
-    return [(excerpt(mistake.text[span.start : span.end], 60), sureness(span.probability)) for span in strong[:number]]
+    strong = [span for span, level in zip(mistake.spans, levels(mistake.spans), strict=True) if level > 0]
+    chosen = sorted(strong, key=lambda span: -span.weight)[:number]
+    return [(excerpt(mistake.text[span.start : span.end], 60), sureness(span.probability)) for span in chosen]
