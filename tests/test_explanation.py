@@ -188,7 +188,7 @@ class TestMarked:
 
     @pytest.mark.parametrize(
         ("weights", "found"),
-        [([0.06, -0.06], [0, 0]), ([0.1, -0.2, 0.4], [1, -2, 3]), ([8.0, 0.9, -1.0, 5.0], [3, 0, -1, 2]), ([], [])],
+        [([0.06, -0.06], [0, 0]), ([0.1, -0.2, 0.4], [1, -2, 3]), ([8.0, 0.9, -2.0, 5.0], [3, 0, -1, 2]), ([], [])],
     )
     def test_where_nothing_is_strong_nothing_looks_strong(self, weights, found):
         assert levels([Span(0, 1, weight, 0.5) for weight in weights]) == found

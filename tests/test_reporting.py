@@ -392,7 +392,7 @@ def test_a_long_mistake_is_folded():
 
 HIGHLIGHTED = Mistake(
     "1", "A <script>dull</script> & lovely [film](x) | a*b", "negative", "positive", 0.9,
-    (Span(10, 14, -2.0, 0.99), Span(26, 32, 1.6, 0.645), Span(34, 38, 0.01, 0.9), Span(47, 48, 0.4, 0.858)),
+    (Span(10, 14, -2.0, 0.99), Span(26, 32, 1.6, 0.645), Span(34, 38, 0.01, 0.9), Span(47, 48, 0.8, 0.802)),
 )  # fmt: skip
 
 
@@ -400,15 +400,22 @@ def test_the_words_that_carried_a_mistake_are_highlighted():
     html = page.html(make_facts(evaluation=make_evaluation(mistakes=(HIGHLIGHTED,))))
     assert (
         'A &lt;script&gt;<mark class="against3">dull</mark>&lt;/script&gt; &amp; <mark class="for3">lovely</mark>'
-        ' [film](x) | a*<mark class="for1">b</mark></p>'
+        ' [film](x) | a*<mark class="for2">b</mark></p>'
     ) in html
     told = Reader(html).text
-    assert "Carried by lovely (without it 64.5 %) , b (without it 85.8 %) ." in told
+    assert "Carried by lovely (without it 64.5 %) , b (without it 80.2 %) ." in told
 
 
 def test_they_are_named_in_markdown():
     text = page.markdown(make_facts(evaluation=make_evaluation(mistakes=(HIGHLIGHTED,))))
-    assert "| 90.0 % | lovely (64.5 %), b (85.8 %) | A &lt;script&gt;dull" in text.replace("\u00a0", " ")
+    assert "| 90.0 % | lovely (64.5 %), b (80.2 %) | A &lt;script&gt;dull" in text.replace("\u00a0", " ")
+
+
+def test_a_mistake_that_no_part_carried_says_so():
+    even = dataclasses.replace(HIGHLIGHTED, spans=(Span(26, 32, 0.05, 0.895),))
+    html = page.html(make_facts(evaluation=make_evaluation(mistakes=(even,))))
+    assert "No part of it alone carried the answer." in html
+    assert "<mark" not in html.partition("against it:")[2]
 
 
 def test_a_mistake_of_an_older_evaluation_has_no_highlights():

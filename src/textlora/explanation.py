@@ -29,7 +29,7 @@ LEAST_FORWARDS = 4
 FIRST_PARTS, PARTS = 16, 8
 # Change of the log odds that shows at full strength, if no other span of the text is stronger; and the share of it
 # that shows at all. Below, the rounding of bf16 has a say.
-STRONG, LEAST = 0.5, 1 / 8
+STRONG, LEAST = 0.5, 1 / 5
 # Beyond it a probability says no more than "certain".
 CERTAIN = 1e-12
 LEVELS = 3

@@ -114,7 +114,7 @@ def pieces(mistake: Mistake) -> list[tuple[str, int]]:
 
 
 def carriers(mistake: Mistake, number: int) -> list[tuple[str, str]]:
-    """Return the words that spoke most for the wrong answer, and the probability that is left without each."""
-    strong = [span for span, level in zip(mistake.spans, levels(mistake.spans), strict=True) if level > 0]
+    """Return the parts that spoke clearly for the wrong answer, and the probability that is left without each."""
+    strong = [span for span, level in zip(mistake.spans, levels(mistake.spans), strict=True) if level > 1]
     chosen = sorted(strong, key=lambda span: -span.weight)[:number]
     return [(excerpt(mistake.text[span.start : span.end], 60), sureness(span.probability)) for span in chosen]
