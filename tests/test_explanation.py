@@ -265,10 +265,18 @@ class TestCommandLine:
         first, *lines = result.out.splitlines()
         assert first.startswith("negative  0.")
         assert "\x1b" not in result.out
-        assert sum(" without  " in line for line in lines) <= 10
-        weight, probability, _, left, _, word = lines[0].split()
-        assert word in REVIEWS[2]
-        assert float(weight) == pytest.approx(log_odds(float(probability)) - log_odds(float(left)), abs=0.1)
+        (explained,) = Classifier.from_pretrained(example_run).explain([REVIEWS[2]])
+        told = sorted(
+            (span for span, level in zip(explained.spans, levels(explained.spans), strict=True) if level),
+            key=lambda span: -abs(span.weight),
+        )[:10]
+        shown = [line.split() for line in lines if " without  " in line]
+        assert len(shown) == len(told)
+        for words_of_line, span in zip(shown, told, strict=True):
+            weight, probability, _, left, _, *_ = words_of_line
+            assert float(weight) == pytest.approx(span.weight, abs=0.03)
+            assert float(probability) == pytest.approx(explained.probability, abs=0.01)
+            assert float(left) == pytest.approx(span.probability, abs=0.01)
         assert lines[-1] == "  no words"
 
     def test_json(self, example_run):
@@ -307,4 +315,6 @@ class TestCommandLine:
         )
 
     def test_nothing_to_tell(self):
-        assert "  no word alone changes the answer\n" in self.shown(terminal_like=False, spans=(Span(0, 1, 0.0, 0.9),))
+        assert "  no word alone changes the probability much\n" in self.shown(
+            terminal_like=False, spans=(Span(0, 1, 0.0, 0.9),)
+        )

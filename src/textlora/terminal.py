@@ -301,7 +301,7 @@ def _span_lines(explained: Explanation) -> Iterator[str]:
         words = _short(explained.words(span), PASSAGE)
         yield f"  {span.weight:+6.2f}  {explained.probability:.3f} -> {span.probability:.3f} without  {words}"
     if not told:
-        yield "  no word alone changes the answer" if explained.spans else "  no words"
+        yield "  no word alone changes the probability much" if explained.spans else "  no words"
     if not explained.complete:
         yield "  a long text: its passages were left out first, then the words of the strongest ones"
 
