@@ -18,10 +18,10 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
     from textlora import planning
 
     dataset, options = _prepared(request)
-    made = planning.plan(dataset, base_model=options.base_model, assignments=options.assignments, compare=True)
+    made = planning.plan(dataset, base_model=options.base_model, assignments=options.assignments)
     found = made.estimate
     if request["full"]:
-        (full,) = (other for other in made.alternatives if other.name == planning.FULL)
+        (full,) = (other for other in planning.compare(made, dataset) if other.name == planning.FULL)
         found = full.estimate
     answer = {"train_seconds": found.train_seconds, "memory_gb": found.memory_gb, "seconds": found.seconds}
     if request["full"]:

@@ -154,6 +154,35 @@ class TestFit:
         assert second.code == 0, second.err
         assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == adapter
 
+    def test_groups_times_and_leaked_rows_from_the_file_to_the_report(self, toy_csv, tiny_model, tmp_path):
+        lines = toy_csv.read_text().splitlines()
+        data, test = tmp_path / "toys.csv", tmp_path / "test.csv"
+        data.write_text(
+            "\n".join([f"{lines[0]},author,day", *(f"{line},a{n // 4},{n}" for n, line in enumerate(lines[1:]))])
+        )
+        train = lines[1:3] + [
+            line.upper().replace("IVE", "ive").replace("POSIT", "posit").replace("NEGAT", "negat")
+            for line in lines[3:9]
+        ]
+        more = [
+            f"{'good great' if n % 2 else 'dull bad'} number {n} of them,{'posi' if n % 2 else 'nega'}tive"
+            for n in range(12)
+        ]
+        test.write_text("\n".join([lines[0], *train[2:], *more]))
+        out = tmp_path / "run"
+        options = ("--group", "author", "--time", "day", "--test", test, "--base-model", tiny_model, "--out", out)
+        done = call("fit", data, *options, *TINY)
+        assert done.code == 0, done.err
+        for words in (
+            "Split by the time 'day': train 0 to",
+            "groups of 'author' stay whole",
+            "without leaked rows",
+            "6 of the rows are near-duplicates of training rows (",
+        ):
+            assert words in done.out, words
+        assert "Without leaked rows" in (out / "report.html").read_text()
+        assert "--group COLUMN" not in done.err
+
     def test_another_run_in_the_folder_is_not_overwritten_unasked(self, toy_csv, tiny_model, tmp_path):
         out = tmp_path / "run"
         assert call("prepare", toy_csv, "--base-model", tiny_model, "--out", out).code == 0

@@ -12,9 +12,10 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
 from textlora import evaluation as evaluation_module
-from textlora import storage
+from textlora import metrics, storage
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.evaluation import MISTAKE_CHARACTERS, MISTAKE_FORWARDS, evaluate, load_evaluation
+from textlora.multilabel_evaluation import MultiLabelJudged
 from textlora.types import Dataset, DatasetInfo, Evaluation, RowCounts, Run, Split, without
 
 GOOD = ["warm", "clever", "honest", "bright", "moving", "funny", "tender", "sharp"]
@@ -152,6 +153,40 @@ def test_a_text_on_the_edge_belongs_to_the_shorter_slice(dataset, tmp_path):
         ("257–512", 1),
         ("over 512", 1),
     ]
+
+
+def test_with_and_without_leaked_rows(dataset, tmp_path):
+    leaked = tuple(row % 7 == 0 for row in range(len(dataset.test)))
+    marked = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, leaked=leaked))
+    scorer = Bayes(dataset)
+    evaluation = evaluate(tmp_path, marked, classifier=scorer, baseline=False, resamples=200)
+    right = scorer.predict_proba(dataset.test.texts).argmax(1) == np.array(dataset.test.labels)
+    kept = [row for row, mark in enumerate(leaked) if not mark]
+    part = Split(
+        *(tuple(column[row] for row in kept) for column in (dataset.test.ids, dataset.test.texts, dataset.test.labels))
+    )
+    alone = evaluate(
+        tmp_path, dataclasses.replace(dataset, test=part), classifier=scorer, baseline=False, resamples=200
+    )
+    assert evaluation.leakage.rows == sum(leaked) == 18
+    assert evaluation.leakage.accuracy == metrics.wilson(int(right[np.array(leaked)].sum()), 18)
+    assert evaluation.leakage.others == alone.metrics
+    assert evaluation.rows == len(dataset.test), "leaked rows stay in all other scores"
+    assert alone.leakage is None
+    assert load_evaluation(tmp_path) == alone
+
+
+def test_where_every_row_is_leaked(dataset, tmp_path):
+    marked = dataclasses.replace(dataset.test, leaked=(True,) * len(dataset.test))
+    evaluation = evaluate(
+        tmp_path, dataclasses.replace(dataset, test=marked), classifier=Bayes(dataset), baseline=False, resamples=10
+    )
+    assert (evaluation.leakage.rows, evaluation.leakage.others) == (120, {})
+    assert load_evaluation(tmp_path) == evaluation
+    none = dataclasses.replace(dataset.test, leaked=(False,) * len(dataset.test))
+    assert evaluate(
+        tmp_path, dataclasses.replace(dataset, test=none), classifier=Bayes(dataset), baseline=False, resamples=10
+    ).leakage is None  # fmt: skip
 
 
 def test_mistakes_are_the_most_confident_wrong_ones(dataset, evaluated):
@@ -405,3 +440,13 @@ def test_the_evaluation_is_a_frozen_noun(evaluated):
     with pytest.raises(dataclasses.FrozenInstanceError):
         evaluated[1].rows = 1
     assert isinstance(evaluated[1], Evaluation)
+
+
+def test_leaked_rows_with_several_labels():
+    rows = Split(("a", "b", "c", "d"), ("", "", "", ""), ((0,), (0, 1), (), (1,)), leaked=(False, True, False, False))
+    probabilities = np.array([[0.9, 0.2], [0.8, 0.7], [0.1, 0.6], [0.3, 0.8]])
+    judged = MultiLabelJudged(rows, ("bad", "good"), probabilities, probabilities > 0.5)
+    part = evaluation_module._part(judged, ~np.asarray(rows.leaked))
+    assert part.right.tolist() == [True, False, True]
+    figures = part.scores(10, 0).metrics
+    assert figures["f1_macro"].value == pytest.approx((1 + 2 / 3) / 2)

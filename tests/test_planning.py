@@ -212,7 +212,7 @@ def test_the_revision_is_pinned(revision, reason):
 def test_nothing_stays_automatic_and_everything_has_a_reason(machine, recipe):
     values, reasons = resolve(grounds(machine=machine, prepared={"data.sample": 0.1}), recipe=recipe)
     assert [name for name, value in values.items() if value is None] == [
-        "data.label_separator",
+        *("data.group_column", "data.time_column", "data.label_separator"),
         "quantization.bits",
         *("limits.memory_gb", "limits.minutes", "limits.disk_gb"),
     ]  # off
@@ -807,7 +807,7 @@ def test_a_missing_automatic_value(plan_file):
         ('recipe = "default"', "", "{} is damaged: textlora.recipe is missing or no text.\nRun `textlora plan` again."),
         ("cores = 2", "", "{} is damaged: machine.cores: Input should be a valid integer.\nRun `textlora plan` again."),
         ("\nsteps = ", "\n# steps = ", "{} is damaged: estimate.steps: Input should be a valid integer.\nRun `textlora plan` again."),
-        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 29, column 5).\nCorrect it, or run `textlora plan` again."),
+        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 31, column 5).\nCorrect it, or run `textlora plan` again."),
     ],
 )  # fmt: skip
 def test_damaged_plan_files(plan_file, old, new, message):

@@ -18,7 +18,7 @@ import pytest
 from tests.test_trainer import small_files
 from textlora import hardware, storage
 from textlora.errors import DataError, ResourceError, UsageError
-from textlora.preparation import CELL_LIMIT, is_current, load_dataset, prepare, repeats, spilling, writing
+from textlora.preparation import CELL_LIMIT, is_current, load_dataset, prepare, repeats, spilling, stored, writing
 from textlora.preparation import rows as rows_module
 from textlora.preparation.request import make_request
 from textlora.settings import build
@@ -104,6 +104,27 @@ def test_files_written(tmp_path, out):
     assert pq.ParquetFile(out / "train.parquet").metadata.row_group(0).column(1).compression == "ZSTD"
     assert load_dataset(out) == dataset
     assert (out / "quarantine.csv").read_text() == "line,row,reason,text,label,raw\n"
+
+
+def test_columns_that_not_every_split_has(tmp_path, out):
+    dataset = prepare(write(tmp_path, rows_of(40)), out=out)
+    assert dataset.test.groups is dataset.test.near_duplicates is dataset.test.leaked is None
+    assert dataset.test.annotations() == {}
+    table = pq.read_table(out / "test.parquet")
+    marks = [n % 3 == 0 for n in range(len(table))]
+    more = {"group": [f"g{n % 2}" for n in range(len(table))], "near_duplicate": marks, "leaked": marks[::-1]}
+    for name, column in more.items():
+        table = table.append_column(name, [column])
+    pq.write_table(table, out / "test.parquet", row_group_size=3)
+    split = stored.open_split(out / "test.parquet")
+    assert split.annotations() == more
+    assert list(split.leaked) == more["leaked"]
+    assert split.near_duplicates[0] is True
+    assert split.leaked[1:3] == tuple(more["leaked"][1:3])
+    assert np.asarray(split.near_duplicates).dtype == np.bool_
+    assert split.groups[1:3] == ("g1", "g0")
+    with pytest.raises(ValueError, match="differ in length"):
+        dataclasses.replace(split, groups=("a",))
 
 
 def test_same_seed_same_split_other_seed_other_split(tmp_path, out):
@@ -852,6 +873,8 @@ def test_progress(tmp_path, out):
         ("read", 1_000, None),
         ("read", 2_000, None),
         ("read", 2_500, None),
+        ("sketch", 2_500, 2_500),
+        *(("near-duplicates", band, 37) for band in range(1, 38)),
         ("count tokens", 1_024, 2_500),
         ("count tokens", 2_048, 2_500),
         ("count tokens", 2_500, 2_500),

@@ -19,7 +19,7 @@ def specification(tmp_path) -> Specification:
     info = models.base_info(str(write_model(tmp_path / "model", "distilbert")))
     return Specification(
         folder=str(info.folder), classes=2, device="cpu", precision="fp32", attention="eager",
-        prediction_attention="eager", packed=True, adapted=True, r=4, target_modules=info.linear_names, bits=None,
+        prediction_attention="eager", packed=True, adapted=True, r=4, target_modules=info.linear_names,
         budget=256, max_length=64,
     )  # fmt: skip
 
@@ -41,9 +41,10 @@ def test_a_rehearsal_that_fails_leaves_the_plan_to_rough_figures(specification):
     assert rehearse(replace(specification, target_modules=("no such layer",))) is None
 
 
-def test_a_damaged_memory_is_measured_anew(tmp_path, specification, monkeypatch):
-    path = tmp_path / f"rehearsal-{rehearsal._key(specification)}.json"
-    path.write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"runtime_bytes": "much"}'])
+def test_a_damaged_file_counts_as_none(tmp_path, text):
+    path = tmp_path / "rehearsal.json"
+    path.write_text(text, encoding="utf-8")
     assert rehearsal._read(path) is None
 
 

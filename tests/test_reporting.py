@@ -28,6 +28,7 @@ from textlora.types import (
     Evaluation,
     Finding,
     Interval,
+    Leakage,
     Machine,
     Mistake,
     Plan,
@@ -531,6 +532,33 @@ def test_weak_spots_are_named_only_where_the_intervals_carry_them():
         "Hardest length: over 512 tokens, 85.0 % right (81.0–89.0 %), 200 rows.",
         "It can be sure and wrong: its most confident mistake had 98.7 %.",
     ]
+
+
+def leaking(rows=12):
+    others = {name: found for name, found in make_metrics(0.9).items() if name != "log_loss"}
+    return make_facts(evaluation=make_evaluation(leakage=Leakage(rows, around(0.99, 0.01), others)))
+
+
+@pytest.mark.parametrize(("rows", "words"), [(12, "are near-duplicates"), (1, "is a near-duplicate")])
+def test_leaked_rows_carry_a_caution_and_the_scores_without_them(rows, words):
+    facts = leaking(rows)
+    without = "it" if rows == 1 else "them"
+    (caution,) = facts.cautions
+    assert caution.replace("\u00a0", " ") == (
+        f"{rows} of the 500 rows {words} of training rows; without {without} accuracy is 90.0 % (88.0–92.0 %)."
+    )
+    written = page.markdown(facts)
+    assert "| Metric | This classifier | Without leaked rows | TF-IDF" in written
+    assert re.search(r"\| Accuracy \| 93.0.% \(91.0–95.0\) \| 90.0.% \(88.0–92.0\) \|", written)
+    assert re.search(r"\| Log loss \| [^|]+ \| – \|", written)
+    assert ">Without leaked rows</th>" in page.html(facts)
+    assert "Without leaked rows" not in page.html(make_facts())
+
+
+def test_where_all_rows_are_leaked_there_is_no_column_of_nothing():
+    facts = make_facts(evaluation=make_evaluation(leakage=Leakage(500, around(0.93), {})))
+    assert facts.cautions[0].endswith("are near-duplicates of training rows: the scores say little about new texts.")
+    assert [name for name, _ in facts.columns] == [baseline.name for baseline in facts.baselines]
 
 
 @pytest.mark.parametrize(

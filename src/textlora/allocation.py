@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterable
 
 from textlora import hardware
 
@@ -17,6 +18,8 @@ NEVER = 2**31 - 1
 MOST_MAPPINGS = 65_536
 # Where freed memory is given back, tensors of so many bytes are mapped one by one.
 MAPPED = 1 << 20
+KEEP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER))
+GIVE_BACK = ((M_MMAP_MAX, MOST_MAPPINGS), (M_MMAP_THRESHOLD, MAPPED), (M_TRIM_THRESHOLD, MAPPED))
 
 
 def keep_freed_memory() -> None:
@@ -29,20 +32,17 @@ def keep_freed_memory() -> None:
     Under ``ulimit -v`` or ``-d`` it is given back all the same: kept memory splinters, and what lies
     free between the splinters counts against the limit without being of use.
     """
-    if hardware.process_limits():
-        _set((M_MMAP_MAX, MOST_MAPPINGS), (M_MMAP_THRESHOLD, MAPPED), (M_TRIM_THRESHOLD, MAPPED))
-    else:
-        _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER))
+    _set(GIVE_BACK if hardware.process_limits() else KEEP)
 
 
 def return_freed_memory() -> None:
     """Have the free parts of the heap given to the system, now and from now on."""
-    _set((M_MMAP_MAX, MOST_MAPPINGS), (M_MMAP_THRESHOLD, MAPPED), (M_TRIM_THRESHOLD, MAPPED))
+    _set(GIVE_BACK)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _set(*options: tuple[int, int]) -> None:
+def _set(options: Iterable[tuple[int, int]]) -> None:
     if not sys.platform.startswith("linux"):
         return
     with contextlib.suppress(OSError, AttributeError):

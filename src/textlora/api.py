@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,9 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
     encoding: str | None = None,
     out: str | Path | None = None,
     sample: float | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    near_duplicates: float | None = None,
     seed: int | None = None,
     base_model: str | None = None,
     label_separator: str | None = None,
@@ -108,6 +111,9 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         encoding: of the files, when neither UTF-8 nor UTF-16.
         out: the run folder, ``runs/<name of the file>`` by default.
         sample: share of the rows to draw.
+        group: column whose equal values stay in one split.
+        time: column to split by: the oldest rows train, the newest are the test.
+        near_duplicates: similarity from which texts stay in one split, 0.8 by default; 0 is off.
         seed: of the sample and the splits.
         base_model: whose tokenizer measures the texts; without it no lengths are found.
         label_separator: what stands between the labels of a row that has several; lists need none.
@@ -118,7 +124,10 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         UsageError: a column, label list or encoding that makes no sense.
         ResourceError: the folder cannot be written.
     """
-    flat = {"data.sample": sample, "seed": seed, "data.label_separator": label_separator}
+    flat = {
+        "data.sample": sample, "data.group_column": group, "data.time_column": time,
+        "data.near_duplicates": near_duplicates, "data.label_separator": label_separator, "seed": seed,
+    }  # fmt: skip
     chosen = settings.build({name: value for name, value in flat.items() if value is not None})
     options = DataOptions(text, label, labels, test, validation, encoding)
     return _prepare(source, Path(out or default_folder(source)), options, chosen, base_model, progress)
@@ -186,7 +195,6 @@ def plan(
     recipe: str = "default",
     assignments: Mapping[str, Any] | None = None,
     plan_file: str | Path | None = None,
-    compare: bool = False,
 ) -> Plan:
     """Decide every setting for a data set and this machine; write ``plan.toml``.
 
@@ -196,7 +204,6 @@ def plan(
         recipe: ``default``, ``fast``, ``accurate`` or ``stock``.
         assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
         plan_file: an edited ``plan.toml``.
-        compare: also estimate the alternatives: full fine-tuning, LoRA, its upper half, QLoRA.
 
     Raises:
         UsageError: unknown or contradictory settings, all together.
@@ -208,7 +215,6 @@ def plan(
         recipe=recipe,
         assignments=assignments,
         plan_file=Path(plan_file) if plan_file else None,
-        compare=compare,
     )
     planning.save_plan(dataset.folder / storage.PLAN, made)
     return made
@@ -369,7 +375,7 @@ def plan_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
-    """Plan for a run folder, or prepare a data file first.
+    """Plan for a run folder, or prepare a data file first; estimate the alternatives too.
 
     Raises:
         UsageError: the folder has a plan made with other options, and ``overwrite`` is off.
@@ -379,7 +385,8 @@ def plan_folder(
     else:
         folder = out or default_folder(target)
         dataset = prepare_folder(target, folder, DataOptions(), options, overwrite=overwrite, progress=progress)
-    return _planned(dataset, options, overwrite=overwrite, compare=True)
+    made = _planned(dataset, options, overwrite=overwrite)
+    return replace(made, alternatives=planning.compare(made, dataset))
 
 
 def train_folder(
@@ -440,7 +447,7 @@ def _prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, p
     return _prepare(source, out, data, chosen, chosen.model.base_model, progress)
 
 
-def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False, compare: bool = False) -> Plan:
+def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False) -> Plan:
     """Return the plan in the folder if the same was asked for, hand edits included."""
     asked = json.loads(json.dumps({"dataset": dataset.fingerprint, **_request(options)}, default=str))
     path = dataset.folder / REQUEST
@@ -456,7 +463,6 @@ def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False,
         recipe=options.recipe,
         assignments=options.assignments,
         plan_file=options.plan_file,
-        compare=compare,
     )
 
 

@@ -83,6 +83,18 @@ Encoding = Annotated[
     str | None,
     typer.Option("--encoding", help="Text encoding, when neither UTF-8 nor UTF-16.", rich_help_panel=DATA_PANEL),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group", help="Column whose equal values stay in one split, such as an author.", rich_help_panel=DATA_PANEL
+    ),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time", help="Column to split by: the oldest rows train, the newest test.", rich_help_panel=DATA_PANEL
+    ),
+]
 LabelSeparator = Annotated[
     str | None,
     typer.Option(
@@ -127,6 +139,8 @@ def fit(
     test: TestFile = None,
     validation: ValidationFile = None,
     encoding: Encoding = None,
+    group: Group = None,
+    time: Time = None,
     label_separator: LabelSeparator = None,
     memory_limit: MemoryLimit = None,
     time_limit: TimeLimit = None,
@@ -136,8 +150,9 @@ def fit(
     from textlora import api
 
     options = _plan_options(
-        base_model, recipe, set_, plan, sample, label_separator, _limits(memory_limit, time_limit, disk_limit)
-    )
+        base_model, recipe, set_, plan, _data(sample, group, time, label_separator),
+        _limits(memory_limit, time_limit, disk_limit),
+    )  # fmt: skip
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     folder = out or api.default_folder(data)
     results = []
@@ -170,12 +185,15 @@ def prepare(
     test: TestFile = None,
     validation: ValidationFile = None,
     encoding: Encoding = None,
+    group: Group = None,
+    time: Time = None,
     label_separator: LabelSeparator = None,
 ) -> None:
     """Read, check, clean and split the rows."""
     from textlora import api
 
-    options = _plan_options(base_model, "default", set_, None, sample, label_separator)
+    data_settings = _data(sample, group, time, label_separator)
+    options = _plan_options(base_model, "default", set_, None, data_settings)
     source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
     with _reporter() as reporter:
         dataset = api.prepare_folder(
@@ -211,7 +229,7 @@ def plan(
         return
     if target is None:
         raise UsageError("plan needs a run folder or a data file.", hint="For instance: textlora plan reviews.csv")
-    options = _plan_options(base_model, recipe, set_, plan, None, limits=_limits(memory_limit, time_limit, disk_limit))
+    options = _plan_options(base_model, recipe, set_, plan, limits=_limits(memory_limit, time_limit, disk_limit))
     with _reporter() as reporter:
         made = api.plan_folder(target, out, options, overwrite=overwrite, progress=reporter)
     _print_json({"plan": made}) if as_json else _show(made)
@@ -401,24 +419,6 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|MB|G|M)", re.IGNORECASE)
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", re.IGNORECASE)
 
 
-def _limits(memory: str | None, time: str | None, disk: str | None) -> dict[str, float]:
-    """Return the limits as settings; all wrong ones in one error."""
-    given = {"--memory-limit": memory, "--time-limit": time, "--disk-limit": disk}
-    read: dict[str, Callable[[str], float | None]] = {
-        "--memory-limit": _gigabytes, "--time-limit": _minutes, "--disk-limit": _gigabytes,
-    }  # fmt: skip
-    names = {"--memory-limit": "limits.memory_gb", "--time-limit": "limits.minutes", "--disk-limit": "limits.disk_gb"}
-    found = {option: read[option](value) for option, value in given.items() if value is not None}
-    wrong = [
-        f"{option} is {given[option]!r}, expected {'a time such as 20m or 1h30m' if 'time' in option else 'a size such as 4GB or 500MB'}"
-        for option, value in found.items()
-        if not value
-    ]
-    if wrong:
-        raise UsageError("Cannot read the limits:", problems=wrong)
-    return {names[option]: value for option, value in found.items() if value}
-
-
 def _gigabytes(text: str) -> float | None:
     match = SIZE.fullmatch(text.strip())
     return float(match[1]) / (1000 if match[2].upper().startswith("M") else 1) if match else None
@@ -432,23 +432,53 @@ def _minutes(text: str) -> float | None:
     return 60 * hours + minutes + seconds / 60
 
 
+# option: setting, how it is read, what is expected
+LIMITS: dict[str, tuple[str, Callable[[str], float | None], str]] = {
+    "--memory-limit": ("limits.memory_gb", _gigabytes, "a size such as 4GB or 500MB"),
+    "--time-limit": ("limits.minutes", _minutes, "a time such as 20m or 1h30m"),
+    "--disk-limit": ("limits.disk_gb", _gigabytes, "a size such as 4GB or 500MB"),
+}
+
+
+def _limits(*texts: str | None) -> dict[str, float]:
+    """Return the limits, in the order of ``LIMITS``, as settings; all wrong ones in one error."""
+    found: dict[str, float] = {}
+    wrong = []
+    for (option, (name, read, expected)), text in zip(LIMITS.items(), texts, strict=True):
+        if text is None:
+            continue
+        if value := read(text):
+            found[name] = value
+        else:
+            wrong.append(f"{option} is {text!r}, expected {expected}")
+    if wrong:
+        raise UsageError("Cannot read the limits:", problems=wrong)
+    return found
+
+
 def _plan_options(
     base_model: str | None,
     recipe: str,
     assignments: list[str] | None,
     plan_file: Path | None,
-    sample: float | None,
-    label_separator: str | None = None,
+    data: dict[str, Any] | None = None,
     limits: dict[str, float] | None = None,
 ) -> Any:
     from textlora import api
 
-    flat = {**settings.parse_assignments(assignments or []), **(limits or {})}
-    if sample is not None:
-        flat["data.sample"] = sample
-    if label_separator is not None:
-        flat["data.label_separator"] = label_separator
+    flat = {**settings.parse_assignments(assignments or []), **(data or {}), **(limits or {})}
     return api.PlanOptions(base_model, recipe, flat, plan_file)
+
+
+def _data(sample: float | None, group: str | None, time: str | None, label_separator: str | None) -> dict[str, Any]:
+    """Return the data settings that have an option of their own, as far as they are given."""
+    options = {
+        "data.sample": sample,
+        "data.group_column": group,
+        "data.time_column": time,
+        "data.label_separator": label_separator,
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _split(labels: str | None) -> list[str] | None:

@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -30,6 +30,7 @@ from textlora.types import (
     Evaluation,
     Label,
     LabelErrors,
+    Leakage,
     Mistake,
     Run,
     Slice,
@@ -216,6 +217,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         seconds=seconds,
         dataset_fingerprint=dataset.fingerprint,
         run_fingerprint=scorer.fingerprint,
+        leakage=_leakage(judged, resamples, dataset),
         task=dataset.task,
         errors=judged.errors(),
     )
@@ -312,6 +314,26 @@ def _ahead_of(start: int, total: int, progress: Callable[..., None]) -> Callable
 
 
 # --- what comes out -----------------------------------------------------------------------
+
+
+def _leakage(judged: Judged, resamples: int, dataset: Dataset) -> Leakage | None:
+    """Return the scores on the rows that have a near-duplicate in training, and on those that have none."""
+    if judged.rows.leaked is None or not any(judged.rows.leaked):
+        return None
+    leaked = np.asarray(judged.rows.leaked, np.bool_)
+    rows = int(leaked.sum())
+    right = metrics.wilson(int(judged.right[leaked].sum()), rows)
+    clean = _part(judged, ~leaked)
+    return Leakage(rows, right, clean.scores(resamples, dataset.info.seed).metrics if rows < len(leaked) else {})
+
+
+def _part(judged: Judged, chosen: NDArray[np.bool_]) -> Judged:
+    """Return some of the rows (N,) with what the classifier says of them, without their texts."""
+    nothing = ("",) * int(chosen.sum())
+    rows = Split(nothing, nothing, tuple(itertools.compress(judged.rows.labels, chosen)))
+    if isinstance(judged, MultiLabelJudged):
+        return replace(judged, rows=rows, probabilities=judged.probabilities[chosen], chosen=judged.chosen[chosen])
+    return replace(judged, rows=rows, probabilities=judged.probabilities[chosen])
 
 
 def _by_length(judged: Judged, tokens: NDArray[np.int64]) -> tuple[Slice, ...]:

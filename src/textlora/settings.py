@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from textlora.errors import UsageError, did_you_mean
 
+LEAST_SIMILARITY = 0.5
+"""Smallest Jaccard similarity that near-duplicates are looked for at."""
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
@@ -45,11 +48,34 @@ class DataSettings(Section):
     max_quarantined_share: float = Field(
         0.2, gt=0, le=1, description="Stop when a larger share of the lines is broken: the file itself is suspect."
     )
+    near_duplicates: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Texts that share so much of their character 5-grams (Jaccard) stay in one split; 0 does not look for them.",
+    )
+    group_column: str | None = Field(
+        None, min_length=1, description="Rows with the same value in this column stay in one split."
+    )
+    time_column: str | None = Field(
+        None, min_length=1, description="Split by this column: the oldest rows train, the newest are the test."
+    )
+    slice_columns: tuple[str, ...] = Field(
+        (), description="Columns kept with the rows, such as their source, to score the rows of each value apart."
+    )
     label_separator: str | None = Field(
         None,
         min_length=1,
         description="What stands between the labels of a row, where rows have several (multi-label).",
     )
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def refuse_unrelated(cls, value: float) -> float:
+        """Refuse thresholds at which texts that have nothing to do with each other would be compared."""
+        if 0 < value < LEAST_SIMILARITY:
+            raise ValueError(f"0 or a number from {LEAST_SIMILARITY:g} to 1")
+        return value
 
 
 class ModelSettings(Section):
@@ -246,6 +272,8 @@ def flatten(settings: Settings) -> dict[str, Any]:
 # What None means where it does not mean "the planner decides".
 NONE_MEANS = {
     "data.sample": "all rows",
+    "data.group_column": "none",
+    "data.time_column": "none",
     "data.label_separator": "none",
     "quantization.bits": "off",
     "limits.memory_gb": "none",
@@ -336,7 +364,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return flat
 
 
-LIST_SETTINGS = ("tracking", "lora.target_modules")
+LIST_SETTINGS = ("tracking", "data.slice_columns", "lora.target_modules")
 
 
 def _typed(name: str, value: str) -> Any:

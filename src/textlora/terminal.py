@@ -340,13 +340,20 @@ MULTI_LABEL_NAMES = {
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores with intervals, and the baselines beside them."""
     _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows, 95 % intervals")
-    table = _table("", "this model", *(baseline.name for baseline in evaluation.baselines))
+    leak = evaluation.leakage
+    columns = [(baseline.name, baseline.metrics) for baseline in evaluation.baselines]
+    if leak:
+        columns.insert(0, ("without leaked rows", leak.others))
+    table = _table("", "this model", *(name for name, _ in columns))
     names = MULTI_LABEL_NAMES if evaluation.task == "multi_label" else METRIC_NAMES
     for name, title in names.items():
         if name in evaluation.metrics:
-            others = [_figure(baseline.metrics.get(name)) for baseline in evaluation.baselines]
-            table.add_row(title, _figure(evaluation.metrics[name]), *others)
+            table.add_row(title, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
     console.print(table)
+    if leak:
+        console.print(
+            f"  {leak.rows:,} of the rows are near-duplicates of training rows ({percent(leak.accuracy)} of them right)."
+        )
 
 
 def _figure(interval: Interval | None) -> str:

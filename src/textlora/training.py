@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import heapq
-import json
 import math
 import os
 import platform
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -27,6 +26,7 @@ from textlora import (
     checkpoints,
     encoder,
     hardware,
+    history,
     memory,
     metrics,
     models,
@@ -76,8 +76,6 @@ LOG_ENTRIES = 50
 RELOAD_TEXTS = 8
 # The fresh process repeats the same arithmetic; on a GPU kernels may be chosen differently.
 RELOAD_TOLERANCE = {"cpu": 1e-6, "mps": 1e-3, "cuda": 2e-2}
-# Marks the lines of history.jsonl that tell of a halved micro-batch.
-SHORTAGE = "out of memory"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn", "pyarrow")
 
 
@@ -286,7 +284,7 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     torch.manual_seed(job.settings.seed)
     model = encoder.build_model(job.spec(), job.settings.lora, seed=job.settings.seed)
     clock = Clock(start.seal.seconds, start.seal.cpu_seconds) if start else Clock()
-    history, shortages = _history_until(job.history, start.step) if start else ([], [])
+    entries, shortages = history.read_until(job.history, start.step) if start else ([], [])
     budget = _budget(job, shortages)
     cache = (
         _prefix_cache(job, model, token_store.Joined(train.ids, validation.ids), window=tokenizer.max_length)
@@ -298,15 +296,20 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     trainer.on_sealed = job.backup.save_checkpoints if job.backup else None
     trainer.shortage_hint = f"{memory.LESS} {_resume_hint(job)}"
     stop = StopRequest()
-    trainer.add_callback(Recorder(lambda entry: _record(job.history, history, entry), _steps(job)))
+
+    def record(entry: dict[str, float]) -> None:
+        entries.append(entry)
+        history.append(job.history, entry)
+
+    trainer.add_callback(Recorder(record, _steps(job)))
     trainer.add_callback(stop)
     arithmetic = encoder.arithmetic(job.settings.compute.precision or "fp32")
     shortage = memory.explained("training", hint=trainer.shortage_hint)
     with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic, shortage:
         output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     _raise_if_stopped(stop, job)
-    trained = _Trained(trainer, tokenizer, history, shortages, clock)
-    trained.mean_loss = _mean_loss(history, fallback=output.training_loss)
+    trained = _Trained(trainer, tokenizer, entries, shortages, clock)
+    trained.mean_loss = history.mean_loss(entries, fallback=output.training_loss)
     trained.tokens = int(train.lengths.sum() * trainer.state.epoch)
     return trained
 
@@ -316,7 +319,7 @@ def _budget(job: _Job, shortages: list[MemoryEvent]) -> Budget:
 
     def note(event: MemoryEvent) -> None:
         shortages.append(event)
-        _append(job.history, {"event": SHORTAGE, **asdict(event)})
+        history.append_shortage(job.history, event)
 
     planned = job.settings.compute.tokens_per_micro_batch or 0
     left = memory.persisted(shortages)
@@ -493,65 +496,6 @@ def _raise_if_stopped(stop: StopRequest, job: _Job) -> None:
     )
 
 
-def _record(path: Path, history: list[dict[str, float]], entry: dict[str, float]) -> None:
-    history.append(entry)
-    _append(path, entry)
-
-
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    with storage.disk_errors(path), path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry) + "\n")
-
-
-def _history_until(path: Path, step: int) -> tuple[list[dict[str, float]], list[MemoryEvent]]:
-    """Return the entries up to ``step`` and the memory events, and cut the file to them.
-
-    Events from after the step stay: the memory is as small when its steps are taken again.
-    """
-    entries, events, kept = [], [], []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # a line cut short by a kill
-            continue
-        if entry.pop("event", None) == SHORTAGE:
-            events.append(MemoryEvent(**entry))
-        elif entry["step"] <= step:
-            entries.append(entry)
-        else:
-            continue
-        kept.append(line)
-    storage.write_text(path, "".join(line + "\n" for line in kept))
-    return entries, events
-
-
-def _losses(history: list[dict[str, float]]) -> list[tuple[float, float]]:
-    """Return (steps covered, mean loss over them) of each training entry."""
-    covered: list[tuple[float, float]] = []
-    before = 0.0
-    for entry in history:
-        if "loss" in entry:
-            covered.append((entry["step"] - before, entry["loss"]))
-            before = entry["step"]
-    return covered
-
-
-def _weighted(parts: list[tuple[float, float]], *, fallback: float) -> float:
-    steps = sum(weight for weight, _ in parts)
-    return sum(weight * loss for weight, loss in parts) / steps if steps else fallback
-
-
-def _mean_loss(history: list[dict[str, float]], *, fallback: float) -> float:
-    return _weighted(_losses(history), fallback=fallback)
-
-
-def _final_loss(history: list[dict[str, float]], *, fallback: float) -> float:
-    """Return the mean training loss over the last tenth of the steps, at least one entry."""
-    parts = _losses(history)
-    last = max(1, len(parts) // 10)
-    return _weighted(parts[-last:], fallback=fallback)
-
-
 def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
     """Save the bundle, load it in a fresh process, and return it with the largest difference of logits."""
     attention = planning.prediction_attention(job.settings, job.plan.machine)
@@ -615,7 +559,7 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
         steps=state.global_step,
         best_step=state.best_global_step or state.global_step,
         best_metric=float(state.best_metric if state.best_metric is not None else math.nan),
-        final_training_loss=_final_loss(trained.history, fallback=trained.mean_loss),
+        final_training_loss=history.final_loss(trained.history, fallback=trained.mean_loss),
         mean_training_loss=trained.mean_loss,
         total_parameters=total,
         trainable_parameters=trainable,

@@ -20,6 +20,8 @@ Task = Literal["single_label", "multi_label"]
 Label = int | tuple[int, ...]
 """The label of a row as an index into the label names; in multi-label data all of its labels, in order."""
 SPLIT_NAMES = ("train", "validation", "test")
+SLICE = "column:"
+"""What stands before the name of a kept column in the files of a split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,34 @@ class Split:
 
     The columns of prepared data read from the disk what is asked for: go through them or take
     slices, rather than making lists of them.
+
+    Attributes:
+        groups: which group each row belongs to, where ``--group`` named a column; a row without a
+            value is a group of its own.
+        near_duplicates: which rows have a near-duplicate somewhere in the data, where any row has.
+        leaked: which rows of a given file have a near-duplicate in training.
+        slices: the columns that ``data.slice_columns`` keeps, by name; empty cells are ``""``.
     """
 
     ids: Sequence[str]
     texts: Sequence[str]
     labels: Sequence[Label]
+    groups: Sequence[str] | None = None
+    near_duplicates: Sequence[bool] | None = None
+    leaked: Sequence[bool] | None = None
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse columns of different length."""
-        if not len(self.ids) == len(self.texts) == len(self.labels):
-            raise ValueError("ids, texts and labels differ in length")
+        columns = (self.ids, self.texts, self.labels, *self.annotations().values())
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("the columns of a split differ in length")
+
+    def annotations(self) -> dict[str, Sequence[str] | Sequence[bool]]:
+        """Return the columns that not every split has, by name, where they are there."""
+        found = {"group": self.groups, "near_duplicate": self.near_duplicates, "leaked": self.leaked}
+        kept = {f"{SLICE}{name}": column for name, column in self.slices.items()}
+        return {name: column for name, column in found.items() if column is not None} | kept
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -530,6 +550,21 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Leakage:
+    """What near-duplicates of training rows among the scored rows do to the scores.
+
+    Attributes:
+        rows: how many of the scored rows are leaked.
+        accuracy: on the leaked rows alone.
+        others: all metrics on the other rows, by name as in ``Evaluation``; empty where all rows are leaked.
+    """
+
+    rows: int
+    accuracy: Interval
+    others: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A part of a text, and what the decision is without it.
 
@@ -652,6 +687,8 @@ class Evaluation:
     seconds: float
     dataset_fingerprint: str
     run_fingerprint: str
+    leakage: Leakage | None = None
+    """With and without leaked rows, where a given file has any."""
     task: Task = "single_label"
     errors: tuple[LabelErrors, ...] = ()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from textlora import hardware, models, rehearsal, settings, storage
 from textlora.errors import UsageError
-from textlora.planning.alternatives import FULL, Rehearse, alternatives, full_settings, unquantized
+from textlora.planning.alternatives import FULL, alternatives, full_settings
 from textlora.planning.checking import check
 from textlora.planning.deciding import prediction_attention, resolve
 from textlora.planning.estimating import estimate
@@ -24,7 +24,7 @@ from textlora.planning.limits import keep_limits
 from textlora.planning.plan_file import load_plan, read_plan_settings, save_plan
 from textlora.planning.usual import compute_settings
 from textlora.settings import Settings
-from textlora.types import Dataset, Machine, Plan, Rehearsal
+from textlora.types import Alternative, Dataset, Machine, Plan, Rehearsal
 
 # Seconds of training from which on a rehearsal of some ten seconds pays.
 WORTH_SECONDS = 20.0
@@ -32,6 +32,7 @@ WORTH_SECONDS = 20.0
 __all__ = [
     "FULL",
     "check_plan",
+    "compare",
     "compute_settings",
     "describe_plan",
     "full_settings",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 
-def plan(  # noqa: PLR0913 - the data, the rest are switches with defaults
+def plan(
     dataset: Dataset,
     *,
     base_model: str | None = None,
@@ -52,7 +53,6 @@ def plan(  # noqa: PLR0913 - the data, the rest are switches with defaults
     assignments: Mapping[str, Any] | None = None,
     plan_file: Path | None = None,
     machine: Machine | None = None,
-    compare: bool = False,
 ) -> Plan:
     """Decide every setting for a data set and a machine.
 
@@ -63,7 +63,6 @@ def plan(  # noqa: PLR0913 - the data, the rest are switches with defaults
         assignments: settings by dotted name, for instance ``{"lora.r": 8}``.
         plan_file: a ``plan.toml``, whole or in part.
         machine: where training will run; this machine by default.
-        compare: also estimate the alternatives, which may take some more seconds of rehearsal.
 
     Raises:
         UsageError: unknown, impossible or contradictory values, all together.
@@ -76,36 +75,34 @@ def plan(  # noqa: PLR0913 - the data, the rest are switches with defaults
     machine = machine or hardware.describe_machine(storage.cache_folder())
     grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
     chosen, reasons = resolve(choices, grounds, small_data=recipe != "stock")
-    terms: Rehearse = _rehearsed if here else _not_rehearsed
-    chosen, given_way = keep_limits(chosen, choices, grounds, terms(unquantized(chosen), grounds))
-    reasons = {**reasons, **given_way}
+    terms = rehearsed_terms(chosen, grounds) if here else None
+    chosen, given_way = keep_limits(chosen, choices, grounds, terms)
     return Plan(
         settings=chosen,
-        reasons=reasons,
+        reasons={**reasons, **given_way},
         recipe=recipe,
         dataset_fingerprint=dataset.fingerprint,
         classes=grounds.classes,
         machine=machine,
-        estimate=estimate(chosen, grounds, terms(unquantized(chosen), grounds)),
-        alternatives=alternatives(chosen, grounds, terms) if compare else (),
+        estimate=estimate(chosen, grounds, terms),
     )
 
 
-def rehearsed_terms(
-    chosen: Settings, grounds: Grounds, *, full: bool = False, least_seconds: float = WORTH_SECONDS
-) -> Rehearsal | None:
-    """Return what a rehearsal of the plan measured here, or None where the job is over before it would pay."""
-    if estimate(chosen, grounds).train_seconds < least_seconds:
+def compare(plan: Plan, dataset: Dataset) -> tuple[Alternative, ...]:
+    """Return what the alternatives to a plan would take on this machine; may rehearse full fine-tuning first."""
+    chosen = plan.settings
+    info = models.base_info(chosen.model.base_model, chosen.model.revision)
+    return alternatives(chosen, make_grounds(dataset, info, plan.machine, lengths_of(dataset, info)), rehearsed_terms)
+
+
+def rehearsed_terms(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:
+    """Return what a rehearsal of the plan measured here, or None where the job is over before it would pay.
+
+    It is rehearsed without quantization: what codes cost beside is arithmetic.
+    """
+    if estimate(chosen, grounds).train_seconds < WORTH_SECONDS:
         return None
     return rehearsal.rehearse(specification(chosen, grounds, full=full), cache=storage.cache_folder())
-
-
-def _rehearsed(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:
-    return rehearsed_terms(chosen, grounds, full=full)
-
-
-def _not_rehearsed(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:  # noqa: ARG001
-    return None  # the plan is for another machine
 
 
 def specification(chosen: Settings, grounds: Grounds, *, full: bool = False) -> rehearsal.Specification:
@@ -122,8 +119,6 @@ def specification(chosen: Settings, grounds: Grounds, *, full: bool = False) -> 
         adapted=not full,
         r=chosen.lora.r,
         target_modules=chosen.lora.target_modules or grounds.info.linear_names,
-        # Measured on numbers: what codes cost beside is arithmetic.
-        bits=None,
         budget=compute.tokens_per_micro_batch or grounds.info.max_length * chosen.training.batch_size,
         max_length=chosen.text.max_length or grounds.info.max_length,
     )

@@ -46,11 +46,6 @@ def full_settings(chosen: Settings) -> Settings:
     return chosen.model_copy(update={"compute": compute, "lora": lora, "quantization": quantization})
 
 
-def unquantized(chosen: Settings) -> Settings:
-    """Return the settings without quantization: codes become numbers before they are multiplied."""
-    return chosen.model_copy(update={"quantization": chosen.quantization.model_copy(update={"bits": None})})
-
-
 def _variants(chosen: Settings, grounds: Grounds) -> list[tuple[str, Mapping[str, object], str]]:
     layers, half = grounds.info.layers, max(1, grounds.info.layers // 2)
     whole = {"lora.top_layers": layers, "compute.prefix_cache": False, "quantization.bits": None}
@@ -71,8 +66,5 @@ def _changed(chosen: Settings, changes: Mapping[str, object]) -> Settings:
 def _alternative(
     name: str, chosen: Settings, grounds: Grounds, rehearse: Rehearse, how: str, *, full: bool = False
 ) -> Alternative:
-    found = estimate(chosen, grounds, rehearse(unquantized(chosen), grounds, full=full), full=full)
+    found = estimate(chosen, grounds, rehearse(chosen, grounds, full=full), full=full)
     return Alternative(name, how, found)
-
-
-__all__ = ["FULL", "Alternative", "alternatives", "full_settings"]

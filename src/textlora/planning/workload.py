@@ -30,7 +30,6 @@ class Load:
         largest_pairs: pairs in the micro-batch that has most of them.
         row_counts: different numbers of rows among the micro-batches.
         text_groups: different groups of texts that attention works on together.
-        widest: padded length of the longest text.
     """
 
     tokens: int
@@ -40,10 +39,9 @@ class Load:
     largest_pairs: int
     row_counts: int
     text_groups: int
-    widest: int
 
 
-NOTHING = Load(0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = Load(0, 0, 0, 0, 0, 0, 0)
 
 
 def steps(rows: int, batch_size: int, epochs: float) -> int:
@@ -84,17 +82,15 @@ def load(rows: int, batch_size: int, chosen: Settings, grounds: Grounds, *, budg
         largest_pairs=max(found.pairs for found in passes),
         row_counts=len({found.shape for found in passes}),
         text_groups=len({group for found in passes for group in found.groups}),
-        widest=max(found.widest for found in passes),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """One forward pass: tokens and pairs computed, longest text, shape of the products, groups in attention."""
+    """One forward pass: tokens and pairs computed, shape of the products, groups in attention."""
 
     tokens: int
     pairs: int
-    widest: int
     shape: tuple[int, int]
     groups: frozenset[tuple[int, int]]
 
@@ -108,13 +104,13 @@ def _passes(lengths: Sequence[int], budget: int, limit: int, *, packed: bool) ->
             tokens = -(-sum(texts) // ROW_STEP) * ROW_STEP
             padded = [-(-length // TEXT_STEP) * TEXT_STEP for length in texts]
             pairs = sum(length * length for length in padded)
-            yield _Pass(tokens, pairs, max(texts), (tokens, 1), frozenset(_groups(padded)))
+            yield _Pass(tokens, pairs, (tokens, 1), frozenset(_groups(padded)))
         return
     for rows in micro_batches(lengths, budget, limit=limit):
         texts = [window for row in rows for window in _windows(lengths[row], limit)]
         width = padded_length(max(texts), limit)
         shape = (width, len(texts))
-        yield _Pass(width * len(texts), width * width * len(texts), width, shape, frozenset({shape}))
+        yield _Pass(width * len(texts), width * width * len(texts), shape, frozenset({shape}))
 
 
 def _windows(length: int, limit: int) -> list[int]:

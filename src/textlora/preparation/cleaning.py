@@ -9,13 +9,15 @@ import numpy as np
 
 from textlora import checks
 from textlora.errors import DataError
+from textlora.preparation.attributes import TIME
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Entry, Ledger
 from textlora.preparation.request import Request, source_name
 from textlora.preparation.rows import Rows, occurrences
+from textlora.preparation.times import MISSING, Clock
 
 
-def collect(entries: Iterable[Entry], rows: Rows, ledger: Ledger, *, markup: bool) -> None:
-    """Clean the texts and put all rows into ``rows``; those without text or label are set aside."""
+def collect(entries: Iterable[Entry], rows: Rows, ledger: Ledger, *, markup: bool, clock: Clock | None = None) -> None:
+    """Clean the texts and put all rows into ``rows``; those without text, label or time are set aside."""
     marked = 0
 
     def unlabelled(entry: Entry) -> bool:
@@ -25,6 +27,9 @@ def collect(entries: Iterable[Entry], rows: Rows, ledger: Ledger, *, markup: boo
     for entry in entries:
         text = checks.clean_text(entry.text, markup=markup)
         fault = entry.fault or ("missing text" if not text else "missing label" if unlabelled(entry) else "")
+        if clock is not None:
+            fault = fault or (MISSING if entry.origin == MAIN and not entry.extra[TIME] else "")
+            clock.read(entry, "" if fault else entry.extra[TIME])
         if fault:
             rows.add_faulty(entry, checks.replace_surrogates(entry.text[:CELL_LIMIT]), fault)
             continue

@@ -12,6 +12,7 @@ from textlora.preparation.label_sets import LabelSets
 from textlora.preparation.ledger import SHOWN_PLACES, Group, Ledger
 from textlora.preparation.request import Request, is_frame, options_of
 from textlora.preparation.rows import Rows
+from textlora.preparation.separating import OLDER_GROUP, OLDER_TEXT
 from textlora.preparation.splitting import NOWHERE
 from textlora.readers import Columns
 from textlora.thresholds import LEAST_POSITIVES, USUAL
@@ -22,6 +23,8 @@ _DETAILS = {
     "conflicting labels": ", all rows of a text that has several labels",
     "also in the test file": ", the test file itself is kept whole",
     "also in the validation file": ", the validation file itself is kept",
+    OLDER_TEXT: ", which is in an earlier split",
+    OLDER_GROUP: ", which are in an earlier split",
 }
 
 
@@ -110,7 +113,7 @@ def _label_detail(group: Group) -> str:
 
 
 def dataset_fingerprint(names: Sequence[str], splits: Mapping[str, Split]) -> str:
-    """Return the SHA-256 over label names and rows, by which plans and runs know the data."""
+    """Return the SHA-256 over label names, rows and their annotations, by which plans and runs know the data."""
 
     def parts() -> Iterator[str]:
         yield str(len(names))
@@ -120,5 +123,8 @@ def dataset_fingerprint(names: Sequence[str], splits: Mapping[str, Split]) -> st
             split = splits[name]
             for row in zip(split.ids, split.texts, map(str, split.labels), strict=True):
                 yield from row
+            for column, values in split.annotations().items():
+                yield column
+                yield from map(str, values)
 
     return storage.fingerprint(parts())

@@ -23,7 +23,7 @@ MAIN: Origin = ""
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A whole row on its way to a split. ``origin`` is empty for the main source."""
+    """A whole row on its way to a split. ``origin`` is empty for the main source, ``extra`` is as ``Attributes`` says."""
 
     origin: Origin
     id: str
@@ -31,6 +31,7 @@ class Entry:
     text: str
     label: str
     fault: str = ""
+    extra: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from textlora import checks
 from textlora.errors import DataError, did_you_mean
 from textlora.label_cells import JOINT, Form, form_of, items
+from textlora.preparation.attributes import Attributes, check_apart, find_attributes
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, SHOWN_PLACES, Entry, Ledger
 from textlora.preparation.request import Origin, Request, is_frame
 from textlora.preparation.rows import Rows
 from textlora.preparation.spilling import Spill
 from textlora.readers import BadRow, Columns, Row, Table, find_columns, open_table, read_frame
-from textlora.settings import DataSettings, Settings
+from textlora.settings import Settings
 from textlora.types import Task
 
 
-def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, LabelColumn]:
-    """Open the source and the given files, and find the columns, which all must have, and what the labels are.
+def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, LabelColumn, Attributes]:
+    """Open the source and the given files, and find the columns; text and label all must have. Tell what the labels are.
 
     Raises:
         DataError: a file is no table, no column can be told, or a given file lacks one.
@@ -34,9 +35,8 @@ def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, LabelColum
     main = tables[MAIN]
     sample = main.head()
     separator = request.settings.data.label_separator
-    columns = find_columns(
-        sample, main.columns, text=request.text, label=request.label, where=main.name, label_separator=separator
-    )
+    attributes = find_attributes(request.settings.data, main)
+    columns = _find_columns(main, sample, attributes, request)
     for origin, item in request.given.items():
         tables[origin] = _open(item, request.encoding)
         missing = [name for name in (columns.text, columns.label) if name not in tables[origin].columns]
@@ -49,7 +49,23 @@ def open_all(request: Request) -> tuple[dict[Origin, Table], Columns, LabelColum
             raise DataError(message, problems=problems, hint="Rename the columns of one of the files.")
     place = main.columns.index(columns.label)
     form = form_of((row.values[place] for row in sample), separator)
-    return tables, columns, LabelColumn(form, separator)
+    return tables, columns, LabelColumn(form, separator), attributes
+
+
+def _find_columns(main: Table, sample: Sequence[Row], attributes: Attributes, request: Request) -> Columns:
+    """Find text and label among the columns that are nothing else."""
+    named = (request.text, request.label)
+    places = [n for n, name in enumerate(main.columns) if name not in attributes.names or name in named]
+    columns = find_columns(
+        [replace(row, values=tuple(row.values[place] for place in places)) for row in sample],
+        [main.columns[place] for place in places],
+        text=request.text,
+        label=request.label,
+        where=main.name,
+        label_separator=request.settings.data.label_separator,
+    )
+    check_apart(attributes, columns)
+    return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +135,7 @@ def note_columns(ledger: Ledger, table: Table, columns: Columns) -> None:
 
 def read_all(
     tables: Mapping[Origin, Table],
-    columns: tuple[Columns, LabelColumn],
+    columns: tuple[Columns, LabelColumn, Attributes],
     settings: Settings,
     ledger: Ledger,
     broken: Spill,
@@ -130,21 +146,15 @@ def read_all(
         DataError: more rows of a table are broken than the settings allow, or the sample is empty.
     """
     for origin, table in tables.items():
-        entries = _read(origin, table, columns, settings.data, ledger, broken)
+        entry = _entry_reader(origin, table, columns, settings.data.max_characters)
+        entries = _read(origin, table, entry, settings.data.max_quarantined_share, ledger, broken)
         yield from entries if origin else _sample(entries, settings, ledger, broken.folder)
 
 
 def _read(  # noqa: PLR0917 - a table, how to read it, and where rows go
-    origin: Origin,
-    table: Table,
-    columns: tuple[Columns, LabelColumn],
-    limits: DataSettings,
-    ledger: Ledger,
-    broken: Spill,
+    origin: Origin, table: Table, entry: Callable[[Row], Entry], limit: float, ledger: Ledger, broken: Spill
 ) -> Iterator[Entry]:
     """Yield the whole rows; too many broken ones stop everything."""
-    names, labels = columns
-    places = table.columns.index(names.text), table.columns.index(names.label)
     before, faults = ledger.read, 0
     for row in table:
         ledger.read += 1
@@ -153,11 +163,11 @@ def _read(  # noqa: PLR0917 - a table, how to read it, and where rows go
             broken.append(f"{origin}/" if origin else "", row.line, _utf8(row.raw), fault=row.reason)
             ledger.set_aside(row.reason, 1, [(origin, row.line)])
         else:
-            yield _entry(origin, row, places, limits.max_characters, labels)
+            yield entry(row)
         if ledger.read % 1_000 == 0:
             ledger.progress("read", ledger.read, _expected(table, before, ledger.read))
     ledger.progress("read", ledger.read, None)
-    _refuse_broken(table, ledger, ledger.read - before, faults, limits.max_quarantined_share)
+    _refuse_broken(table, ledger, ledger.read - before, faults, limit)
 
 
 def _utf8(text: str) -> bytes:
@@ -170,15 +180,25 @@ def _expected(table: Table, before: int, read: int) -> int | None:
     return before + round((read - before) / share) if 0 < share < 1 else None
 
 
-def _entry(origin: Origin, row: Row, places: tuple[int, int], limit: int, labels: LabelColumn) -> Entry:
-    text, label = checks.as_text(row.values[places[0]]), labels.read(row.values[places[1]])
+def _entry_reader(
+    origin: Origin, table: Table, columns: tuple[Columns, LabelColumn, Attributes], limit: int
+) -> Callable[[Row], Entry]:
+    """Return what makes an entry of a row of the table; cells longer than ``limit`` are cut, and the row faulty."""
+    names, labels, attributes = columns
+    text_place, label_place = table.columns.index(names.text), table.columns.index(names.label)
+    extra = attributes.reader(origin, table.columns)
     wrong = "not a list of labels" if labels.form == "list" else "not a label"
-    fault = "not a text" if text is None else wrong if label is None else ""
-    row_id = f"{origin}/{row.number}" if origin else str(row.number)
-    text, label = text or "", label or ""
-    if max(len(text), len(label)) > limit:
-        return Entry(origin, row_id, row.line, text[:CELL_LIMIT], label[:CELL_LIMIT], "oversized")
-    return Entry(origin, row_id, row.line, text, label, fault)
+
+    def read(row: Row) -> Entry:
+        text, label = checks.as_text(row.values[text_place]), labels.read(row.values[label_place])
+        fault = "not a text" if text is None else wrong if label is None else ""
+        row_id = f"{origin}/{row.number}" if origin else str(row.number)
+        text, label = text or "", label or ""
+        if max(len(text), len(label)) > limit:
+            text, label, fault = text[:CELL_LIMIT], label[:CELL_LIMIT], "oversized"
+        return Entry(origin, row_id, row.line, text, label, fault, extra(row, row_id))
+
+    return read
 
 
 def _refuse_broken(table: Table, ledger: Ledger, read: int, broken: int, limit: float) -> None:
@@ -208,8 +228,10 @@ def _sample(entries: Iterator[Entry], settings: Settings, ledger: Ledger, folder
         for entry in entries:
             whole.add(entry)
         for _, block in whole.chosen(_drawn(len(whole), settings, ledger)):
-            for row, line, text, label, fault in zip(*(column.to_pylist() for column in block.columns), strict=True):
-                yield Entry(MAIN, row, line, text.decode("utf-8", "surrogatepass"), label, fault)
+            for row, line, text, label, fault, extra in zip(
+                *(column.to_pylist() for column in block.columns), strict=True
+            ):
+                yield Entry(MAIN, row, line, text.decode("utf-8", "surrogatepass"), label, fault, tuple(extra))
 
 
 def _drawn(count: int, settings: Settings, ledger: Ledger) -> NDArray[np.bool_]:

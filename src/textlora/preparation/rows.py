@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from textlora.errors import DataError
 from textlora.label_cells import JOINT
+from textlora.preparation.attributes import GROUP
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, SHOWN_PLACES, Entry, Ledger, Place
 from textlora.preparation.request import Origin
 from textlora.preparation.spilling import Spill
@@ -31,7 +32,8 @@ class Rows:
     """All whole rows, sampled ones only, in the order main source, validation file, test file.
 
     A row has a text and label in ``spill``, and at the same place in these arrays: ``hashes``
-    (N, 2) of the cleaned text, ``labels`` (N,) as numbers into ``label_texts``, ``lines`` (N,),
+    (N, 2) of the cleaned text, ``groups`` (N,) by a hash of their names, which is 0 where there is
+    none, or None where nobody asked for groups, ``labels`` (N,) as numbers into ``label_texts``, ``lines`` (N,),
     ``classes`` (N,) once the label names are known, and ``reasons`` (N,), which is 0 as long as the
     row is kept and else one more than the place of the reason in ``reason_texts``.
 
@@ -40,11 +42,15 @@ class Rows:
     Args:
         spill: takes the texts.
         label_column: its name, for a message.
+        slice_columns: what the rows' extra cells hold besides group and time.
         several: a row may have several labels; ``classes`` then holds numbers into ``sets``.
     """
 
-    def __init__(self, spill: Spill, label_column: str, *, several: bool = False) -> None:
+    def __init__(
+        self, spill: Spill, label_column: str, slice_columns: Sequence[str] = (), *, several: bool = False
+    ) -> None:
         self.spill = spill
+        self.slice_columns = tuple(slice_columns)
         self.several = several
         self.sets: LabelSets | None = None
         self.label_texts: list[str] = []
@@ -53,7 +59,9 @@ class Rows:
         self._label_column = label_column
         self._label_numbers: dict[str, int] = {}
         self._ends: dict[Origin, int] = {}
+        self.groups: NDArray[np.uint64] | None = None
         self._hashes = bytearray()
+        self._groups = bytearray()
         self._labels = array("I" if several else "H")
         self._lines = array("q")
         self._reasons = array("H")
@@ -81,6 +89,8 @@ class Rows:
     def seal(self) -> None:
         """End the adding: the arrays are there from now on."""
         self.hashes = np.frombuffer(self._hashes, np.uint64).reshape(-1, 2)
+        groups = np.frombuffer(self._groups, np.uint64)
+        self.groups = groups if groups.any() else None
         self.labels = np.frombuffer(self._labels, np.uint32 if self.several else np.uint16)
         self.lines = np.frombuffer(self._lines, np.int64)
         self.reasons = np.frombuffer(self._reasons, np.uint16).copy()
@@ -131,7 +141,9 @@ class Rows:
         return self.sets.having(self.classes, label) if self.sets else self.classes == label
 
     def _append(self, entry: Entry, text: bytes, label: str, number: int) -> None:
-        self.spill.append(entry.id, entry.line, text, label)
+        self.spill.append(entry.id, entry.line, text, label, extra=entry.extra)
+        if entry.extra:
+            self._groups += group_hash(entry.extra[GROUP])
         self._labels.append(number)
         self._lines.append(entry.line)
         self._reasons.append(0)
@@ -162,6 +174,11 @@ class Rows:
         """Return how often the labels of some rows occur, in the order of their first row, cut as the rows are."""
         found = counts_in_order(self.labels[rows])
         return {shown_label(self.label_texts[number])[:CELL_LIMIT]: count for number, count in found}
+
+
+def group_hash(group: str) -> bytes:
+    """Return eight bytes that stand for a group."""
+    return hashlib.blake2b(group.encode(), digest_size=8).digest() if group else bytes(8)
 
 
 def shown_label(text: str) -> str:

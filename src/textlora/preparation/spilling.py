@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,7 +60,7 @@ class Spill:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._pending: list[tuple[str, int, bytes, str, str]] = []
+        self._pending: list[tuple[str, int, bytes, str, str, Sequence[str]]] = []
         self._pending_bytes = 0
         self._starts = [0]
         self._file: IO[bytes] | None = None
@@ -71,27 +72,28 @@ class Spill:
         """Return the number of rows."""
         return self._starts[-1] + len(self._pending)
 
-    def append(self, row: str, line: int, text: bytes, label: str = "", fault: str = "") -> None:
+    def append(  # noqa: PLR0917 - one column each
+        self, row: str, line: int, text: bytes, label: str = "", fault: str = "", extra: Sequence[str] = ()
+    ) -> None:
         """Add a row; ``text`` is UTF-8, in which lone surrogates may stand."""
-        self._pending.append((row, line, text, label, fault))
+        self._pending.append((row, line, text, label, fault, extra))
         self._pending_bytes += len(text) + len(label)
         if len(self._pending) >= BLOCK_ROWS or self._pending_bytes >= BLOCK_BYTES:
             self._write()
 
     def add(self, entry: Entry) -> None:
         """Add a row as it was read."""
-        self.append(entry.id, entry.line, entry.text.encode("utf-8", "surrogatepass"), entry.label, entry.fault)
+        self.append(
+            entry.id, entry.line, entry.text.encode("utf-8", "surrogatepass"), entry.label, entry.fault, entry.extra
+        )
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
         """Yield the place of its first row and the Arrow record batch of each block that holds rows of a range.
 
-        The columns are ``row`` (the id), ``line``, ``text`` (bytes), ``label`` and ``fault``.
+        The columns are ``row`` (the id), ``line``, ``text`` (bytes), ``label``, ``fault`` and ``extra`` (a list).
         """
-        self._seal()
-        end = len(self) if stop is None else stop
-        for number, (first, after) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
-            if first < end and start < after:
-                yield first, self._block(number)
+        for number, first, _ in self._between(start, stop):
+            yield first, self._block(number)
 
     def chosen(
         self, mask: NDArray[np.bool_], start: int = 0, stop: int | None = None
@@ -99,10 +101,18 @@ class Spill:
         """Yield places (n,) and columns of the rows with a true ``mask`` (N,), block by block; see ``blocks``."""
         import pyarrow as pa
 
-        for first, block in self.blocks(start, stop):
-            places = np.flatnonzero(mask[first : first + len(block)])
+        for number, first, after in self._between(start, stop):
+            places = np.flatnonzero(mask[first:after])
             if len(places):
-                yield places + first, block.take(pa.array(places))
+                yield places + first, self._block(number).take(pa.array(places))
+
+    def _between(self, start: int, stop: int | None) -> Iterator[tuple[int, int, int]]:
+        """Yield number, first row and end of the blocks that hold rows of a range."""
+        self._seal()
+        end = len(self) if stop is None else stop
+        for number, (first, after) in enumerate(itertools.pairwise(self._starts)):
+            if first < end and start < after:
+                yield number, first, after
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -132,11 +142,11 @@ class Spill:
         import pyarrow as pa
 
         columns = zip(*self._pending, strict=True)
-        kinds = (pa.string(), pa.int64(), pa.binary(), pa.string(), pa.string())
+        kinds = (pa.string(), pa.int64(), pa.binary(), pa.string(), pa.string(), pa.list_(pa.string()))
         arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
         self._starts.append(len(self))
         self._pending, self._pending_bytes = [], 0
-        return pa.record_batch(arrays, names=["row", "line", "text", "label", "fault"])
+        return pa.record_batch(arrays, names=["row", "line", "text", "label", "fault", "extra"])
 
     def _write(self) -> None:
         import pyarrow as pa

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textlora.errors import DataError
+from textlora.preparation.grouped import LabelledRows, assign_units, spread_labels
 from textlora.preparation.label_sets import LabelSets
 from textlora.preparation.ledger import MAIN, Ledger
 from textlora.preparation.request import Request, source_name
 from textlora.preparation.rows import Rows, occurrences
 from textlora.preparation.stratifying import stratify
+from textlora.preparation.timed import assign_by_time
+from textlora.preparation.times import Times
 from textlora.types import SPLIT_NAMES
 
 NOWHERE = -1
@@ -76,50 +80,121 @@ def _check_given(rows: Rows, names: Sequence[str], request: Request, ledger: Led
             )
 
 
-def split_rows(rows: Rows, request: Request) -> NDArray[np.int8]:
+def split_rows(rows: Rows, units: NDArray[np.int32] | None, times: Times | None, request: Request) -> NDArray[np.int8]:
     """Return the split of each row (N,), as a place in ``SPLIT_NAMES`` or ``NOWHERE``.
 
-    The main rows are divided by class in the wanted shares; given files are splits already.
+    The main rows are divided by class in the wanted shares, or by time; given files are splits already.
+
+    Args:
+        rows: all rows.
+        units: (N,) the first row of what each row must stay together with, if anything must.
+        times: when each row was written, to split by it.
+        request: shares, seed and given files.
+
+    Raises:
+        DataError: too few different times.
     """
     parts = np.full(len(rows), NOWHERE, dtype=np.int8)
     main = rows.kept(MAIN)
-    parts[main] = (
-        _assign_sets(rows.classes[main], rows.sets, request) if rows.sets else _assign(rows.classes[main], request)
-    )
+    if times is not None:
+        parts[main] = assign_by_time(times.values[main], made_shares(request), times.column)
+    elif units is not None:
+        parts[main] = _assign_whole(rows.classes[main], rows.sets, units[main], request)
+    elif rows.sets:
+        parts[main] = _assign_sets(rows.classes[main], rows.sets, request, made_shares(request))
+    else:
+        parts[main] = _assign(rows.classes[main], request)
     for origin in request.given:
         parts[rows.kept(origin)] = SPLIT_NAMES.index(origin)
     return parts
 
 
+def made_shares(request: Request) -> dict[str, float]:
+    """Return the share of each split that no file is given for, but training; the test comes first."""
+    data = request.settings.data
+    wanted: dict[str, float] = {"test": data.test_share, "validation": data.validation_share}
+    return {name: share for name, share in wanted.items() if name not in request.given}
+
+
 def _assign(labels: NDArray[np.int32], request: Request) -> NDArray[np.int8]:
     """Return the split of each row: shuffled within its class, then cut."""
-    settings = request.settings
-    counts = occurrences(labels, int(labels.max()) + 1)
-    classes = np.flatnonzero(counts)
-    wanted: dict[str, float] = {"test": settings.data.test_share, "validation": settings.data.validation_share}
-    made = {name: share for name, share in wanted.items() if name not in request.given}
-    sizes = {name: _sizes(counts[classes].tolist(), share) for name, share in made.items()}
+    sizes = _wanted(labels, request)
     parts = np.full(len(labels), SPLIT_NAMES.index("train"), dtype=np.int8)
-    generator = np.random.default_rng(settings.seed)
-    for place, label in enumerate(classes):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        start = 0
-        for position, name in enumerate(made):
-            # One row at least stays for each of the splits that come after, train among them.
-            size = min(sizes[name][place], len(rows) - start - (len(made) - position))
-            parts[rows[start : start + size]] = SPLIT_NAMES.index(name)
-            start += size
+    free = np.ones(len(labels), dtype=np.bool_)
+    _fill(parts, labels, free, sizes, request.settings.seed)
     return parts
 
 
-def _assign_sets(numbers: NDArray[np.int32], sets: LabelSets, request: Request) -> NDArray[np.int8]:
-    """Return the split of each row with several labels."""
-    settings = request.settings
-    wanted: dict[str, float] = {"test": settings.data.test_share, "validation": settings.data.validation_share}
-    made = {name: share for name, share in wanted.items() if name not in request.given}
+def _assign_whole(
+    classes: NDArray[np.int32], sets: LabelSets | None, units: NDArray[np.int32], request: Request
+) -> NDArray[np.int8]:
+    """Return the split of each row: units of several rows first, then single rows fill up what is missing."""
+    numbers = np.unique(units, return_inverse=True)[1]
+    rows, shares = LabelledRows(classes, sets), made_shares(request)
+    totals = rows.counts(np.ones(len(classes), np.bool_))
+    sizes: Mapping[str, NDArray[Any]]
+    sizes = {name: totals * share for name, share in shares.items()} if sets else _wanted(classes, request)
+    goals = {"train": totals - sum(sizes.values(), np.zeros_like(totals)), **sizes}
+    wanted = {SPLIT_NAMES.index(name): np.asarray(counts, np.float64) for name, counts in goals.items()}
+    parts = assign_units(rows, numbers, wanted, request.settings.seed)
+    free = np.bincount(numbers)[numbers] == 1
+    if sets and free.any():
+        parts[free] = _assign_sets(classes[free], sets, request, _left_shares(parts, free, shares))
+    elif not sets:
+        taken = {name: rows.counts(~free & (parts == SPLIT_NAMES.index(name))) for name in sizes}
+        left = {name: np.maximum(counts - taken[name], 0) for name, counts in sizes.items()}
+        _fill(parts, classes, free, left, request.settings.seed)
+    spread_labels(parts, rows, numbers, np.array(list(wanted), dtype=np.int8))
+    return parts
+
+
+def _left_shares(parts: NDArray[np.int8], free: NDArray[np.bool_], shares: Mapping[str, float]) -> dict[str, float]:
+    """Return which share of the free rows (n,) each split still needs, training excepted."""
+    lacking = {
+        name: max(0.0, share * len(parts) - int((~free & (parts == SPLIT_NAMES.index(name))).sum()))
+        for name, share in shares.items()
+    }
+    return {name: rows / max(1.0, float(free.sum()), sum(lacking.values())) for name, rows in lacking.items()}
+
+
+def _wanted(labels: NDArray[np.int32], request: Request) -> dict[str, NDArray[np.int64]]:
+    """Return how many rows of each class (C,) each split that is made shall have, training excepted."""
+    counts = occurrences(labels, int(labels.max()) + 1)
+    classes = np.flatnonzero(counts)
+    wanted = {}
+    for name, share in made_shares(request).items():
+        sizes = np.zeros_like(counts)
+        sizes[classes] = _sizes(counts[classes].tolist(), share)
+        wanted[name] = sizes
+    return wanted
+
+
+def _fill(
+    parts: NDArray[np.int8],
+    labels: NDArray[np.int32],
+    free: NDArray[np.bool_],
+    sizes: Mapping[str, NDArray[np.int64]],
+    seed: int,
+) -> None:
+    """Give every split its number of free rows (n,) of each class, drawn at random; the others stay in training."""
+    generator = np.random.default_rng(seed)
+    for label in np.unique(labels[free]).tolist():
+        rows = generator.permutation(np.flatnonzero(free & (labels == label)))
+        start = 0
+        for position, (name, counts) in enumerate(sizes.items()):
+            # One row at least stays for each of the splits that come after, train among them.
+            size = max(0, min(int(counts[label]), len(rows) - start - (len(sizes) - position)))
+            parts[rows[start : start + size]] = SPLIT_NAMES.index(name)
+            start += size
+
+
+def _assign_sets(
+    numbers: NDArray[np.int32], sets: LabelSets, request: Request, made: Mapping[str, float]
+) -> NDArray[np.int8]:
+    """Return the split of each row with several labels, in the shares of the splits that are made."""
     shares = {**made, "train": 1 - sum(made.values())}
     places = np.array([SPLIT_NAMES.index(name) for name in shares], np.int8)
-    return np.asarray(places[stratify(numbers, sets, tuple(shares.values()), settings.seed)])
+    return np.asarray(places[stratify(numbers, sets, tuple(shares.values()), request.settings.seed)])
 
 
 def _sizes(counts: Sequence[int], share: float) -> list[int]:

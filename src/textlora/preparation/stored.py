@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from textlora.errors import UsageError
-from textlora.types import Split
+from textlora.types import SLICE, Split
 
-Value = TypeVar("Value", str, int, tuple[int, ...])
+Value = TypeVar("Value", str, int, bool, tuple[int, ...])
+Number = TypeVar("Number", int, bool)
 _COLUMNS = ("id", "text", "label")
 _KEPT_GROUPS = 2
 """Row groups of a column that stay in memory after they were read."""
@@ -33,8 +34,15 @@ def open_split(path: Path) -> Split:
     if not path.exists():
         raise UsageError(f"{path} does not exist.", hint="`textlora prepare` writes it: run that first.")
     file = SplitFile(path)
-    labels = StoredLabelSets(file) if file.several_labels else StoredLabels(file)
-    return Split(StoredTexts(file, "id"), StoredTexts(file, "text"), labels)
+    return Split(
+        StoredTexts(file, "id"),
+        StoredTexts(file, "text"),
+        StoredLabelSets(file) if file.several_labels else StoredLabels(file),
+        groups=StoredTexts(file, "group") if "group" in file.columns else None,
+        near_duplicates=StoredMarks(file, "near_duplicate") if "near_duplicate" in file.columns else None,
+        leaked=StoredMarks(file, "leaked") if "leaked" in file.columns else None,
+        slices={name.removeprefix(SLICE): StoredTexts(file, name) for name in file.columns if name.startswith(SLICE)},
+    )
 
 
 class SplitFile:
@@ -45,6 +53,7 @@ class SplitFile:
         # Both the training thread and the one that tokenizes ahead may read.
         self._lock = threading.Lock()
         self._file = self._opened()
+        self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
         metadata = self._file.metadata
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self.starts: list[int] = [0, *itertools.accumulate(sizes)]
@@ -154,34 +163,51 @@ class StoredTexts(_Stored[str]):
         return self._groups[number]
 
 
-class StoredLabels(_Stored[int]):
-    """The labels; all of them are read, four bytes each, when the first is asked for."""
+class _StoredNumbers(_Stored[Number]):
+    """A column of numbers; all of them are read, a few bytes each, when the first is asked for."""
 
-    def __init__(self, file: SplitFile) -> None:
-        super().__init__(file, "label")
+    _dtype: DTypeLike
 
     @overload
-    def __getitem__(self, index: int) -> int: ...
+    def __getitem__(self, index: int) -> Number: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
-    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
-        """Return a label, or a tuple of them for a slice."""
+    def __getitem__(self, index: slice) -> tuple[Number, ...]: ...
+    def __getitem__(self, index: int | slice) -> Number | tuple[Number, ...]:
+        """Return a number, or a tuple of them for a slice."""
         if isinstance(index, slice):
             return tuple(self._values[index].tolist())
-        return int(self._values[index])
+        value: Number = self._values[index].item()
+        return value
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Number]:
         for number in range(len(self._file.starts) - 1):
             yield from self._values[self._file.starts[number] : self._file.starts[number + 1]].tolist()
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """Return the labels (N,) as numpy asks for them."""
+        """Return the numbers (N,) as numpy asks for them."""
         return np.array(self._values, dtype=dtype, copy=copy)
 
     @cached_property
-    def _values(self) -> NDArray[np.int32]:
-        groups = [self._file.group(number, "label").to_numpy() for number in range(len(self._file.starts) - 1)]
-        return np.concatenate([np.zeros(0, np.int32), *groups])
+    def _values(self) -> NDArray[Any]:
+        values = np.zeros(len(self), self._dtype)
+        for number, (start, after) in enumerate(itertools.pairwise(self._file.starts)):
+            values[start:after] = self._file.group(number, self._name).to_numpy(zero_copy_only=False)
+        return values
+
+
+class StoredMarks(_StoredNumbers[bool]):
+    """A column that says of each row whether something holds."""
+
+    _dtype = np.bool_
+
+
+class StoredLabels(_StoredNumbers[int]):
+    """The labels, as places of the label names."""
+
+    _dtype = np.int32
+
+    def __init__(self, file: SplitFile) -> None:
+        super().__init__(file, "label")
 
 
 class StoredLabelSets(_Stored[tuple[int, ...]]):

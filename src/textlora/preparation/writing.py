@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from textlora import checks, storage
 from textlora.errors import UsageError
+from textlora.preparation.attributes import GROUP, KEPT
 from textlora.preparation.describing import dataset_fingerprint
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger
 from textlora.preparation.request import Origin
 from textlora.preparation.rows import Rows, shown_label
+from textlora.preparation.separating import Separated
 from textlora.preparation.spilling import Spill
 from textlora.preparation.splitting import NOWHERE
 from textlora.preparation.stored import open_split
-from textlora.types import SPLIT_NAMES, Dataset, DatasetInfo
+from textlora.types import SLICE, SPLIT_NAMES, Dataset, DatasetInfo
 
 GROUP_ROWS = 8_192
 GROUP_BYTES = 1 << 22
@@ -29,16 +31,16 @@ GROUP_BYTES = 1 << 22
 
 
 def write_dataset(  # noqa: PLR0917 - what the stages before made
-    folder: Path, info: DatasetInfo, rows: Rows, parts: NDArray[np.int8], broken: Spill, ledger: Ledger
+    folder: Path, info: DatasetInfo, rows: Rows, separated: Separated, broken: Spill, ledger: Ledger
 ) -> Dataset:
     """Write splits, quarantine and description, each file atomically, none of them ever whole in memory.
 
     Raises:
         ResourceError: a file cannot be written.
     """
-    written, total = 0, int((parts != NOWHERE).sum())
+    written, total = 0, int((separated.parts != NOWHERE).sum())
     for place, name in enumerate(SPLIT_NAMES):
-        for count in _write_split(split_path(folder, name), rows, parts == place):
+        for count in _write_split(split_path(folder, name), rows, separated, place):
             written += count
             ledger.progress("write", written, total)
     splits = {name: open_split(split_path(folder, name)) for name in SPLIT_NAMES}
@@ -77,33 +79,56 @@ def _digests(folder: Path) -> dict[str, str]:
     return {name: storage.file_fingerprint(split_path(folder, name)) for name in SPLIT_NAMES}
 
 
-def _write_split(path: Path, rows: Rows, chosen: NDArray[np.bool_]) -> Iterator[int]:
-    """Write the chosen rows (N,), and yield the size of each row group when it is written."""
+def _write_split(path: Path, rows: Rows, separated: Separated, place: int) -> Iterator[int]:
+    """Write the rows of a split, and yield the size of each row group when it is written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    chosen = separated.parts == place
+    marks = _marks(separated, place)
+    grouped = rows.groups is not None and bool(rows.groups[chosen].any())
     label = pa.list_(pa.int32()) if rows.sets else pa.int32()
-    schema = pa.schema({"id": pa.string(), "text": pa.string(), "label": label})
+    columns = [("id", pa.string()), ("text", pa.string()), ("label", label)]
+    # Where in a row's extra cells the further columns of texts come from.
+    texts = ({"group": GROUP} if grouped else {}) | {
+        f"{SLICE}{name}": KEPT + n for n, name in enumerate(rows.slice_columns)
+    }
+    schema = pa.schema([*columns, *((name, pa.string()) for name in texts), *((name, pa.bool_()) for name in marks)])
     storage.remove_leftovers(path)
     options: dict[str, Any] = {
         "compression": "zstd",
-        "use_dictionary": ["label.list.element" if rows.sets else "label"],
+        "use_dictionary": ["label.list.element" if rows.sets else "label", *texts],
     }
     with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as file:
-        for group in _groups(rows, chosen, schema):
+        for group in _groups(rows, chosen, texts, marks, schema):
             file.write_table(group, row_group_size=len(group))
             yield len(group)
 
 
-def _groups(rows: Rows, chosen: NDArray[np.bool_], schema: Any) -> Iterator[Any]:
+def _marks(separated: Separated, place: int) -> dict[str, NDArray[np.bool_]]:
+    """Return the marks (N,) that a split has by column name; only given files, which are never training, can leak."""
+    leaked = separated.leaked if place != SPLIT_NAMES.index("train") else None
+    marks = {"near_duplicate": separated.near_duplicates, "leaked": leaked}
+    chosen = separated.parts == place
+    return {
+        name: found for name, found in marks.items() if found is not None and (name != "leaked" or found[chosen].any())
+    }
+
+
+def _groups(
+    rows: Rows, chosen: NDArray[np.bool_], texts: Mapping[str, int], marks: Mapping[str, NDArray[np.bool_]], schema: Any
+) -> Iterator[Any]:
     """Yield the chosen rows as Arrow tables of about equal size."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     held, count, size = [], 0, 0
     for places, block in rows.spill.chosen(chosen):
         classes = rows.classes[places]
         labels = rows.sets.arrow(classes) if rows.sets else pa.array(classes)
         columns = [block["row"], block["text"].cast(pa.string()), labels]
+        columns += [pc.list_element(block["extra"], place) for place in texts.values()]
+        columns += [pa.array(found[places]) for found in marks.values()]
         held.append(pa.record_batch(columns, schema=schema))
         count, size = count + len(block), size + block.nbytes
         if count >= GROUP_ROWS or size >= GROUP_BYTES:
@@ -136,7 +161,9 @@ def _broken(broken: Spill, origin: Origin) -> Iterator[Line]:
     """Yield the broken records of a source in its order."""
     row = f"{origin}/" if origin else ""
     for _, block in broken.blocks():
-        for found, line, raw, _, reason in zip(*(column.to_pylist() for column in block.columns), strict=True):
+        for found, line, raw, reason in zip(
+            *(block[name].to_pylist() for name in ("row", "line", "text", "fault")), strict=True
+        ):
             if found == row:
                 yield line, row, reason, "", "", _decoded(raw)
 

@@ -143,7 +143,13 @@ class Facts:
         """What a reader should keep in mind before trusting the headline."""
         return [
             text
-            for text in (self._split_caution(), self._size_caution(), self._zero_caution(), self._baseline_caution())
+            for text in (
+                self._split_caution(),
+                self._leak_caution(),
+                self._size_caution(),
+                self._zero_caution(),
+                self._baseline_caution(),
+            )
             if text
         ]
 
@@ -154,6 +160,27 @@ class Facts:
         }
         used = words.get(self.evaluation.split)
         return f"These scores are on {used}: they flatter the classifier." if used else ""
+
+    def _leak_caution(self) -> str:
+        leak = self.evaluation.leakage
+        if leak is None:
+            return ""
+        found = f"{leak.rows:,} of the {wording.rows(self.evaluation.rows)} {'is a near-duplicate' if leak.rows == 1 else 'are near-duplicates'} of training rows"
+        name = self.evaluation.headline
+        if name not in leak.others:
+            return f"{found}: the scores say little about new texts."
+        other, shown = leak.others[name], "accuracy" if name == "accuracy" else "macro F1"
+        return (
+            f"{found}; without {'it' if leak.rows == 1 else 'them'} {shown} is {wording.percent(other.value)} "
+            f"({wording.percent_range(other)})."
+        )
+
+    @property
+    def columns(self) -> list[tuple[str, Mapping[str, Interval]]]:
+        """What stands beside the classifier's own scores: the same without leaked rows, and the baselines."""
+        leak = self.evaluation.leakage
+        clean = [("Without leaked rows", leak.others)] if leak and leak.others else []
+        return [*clean, *((baseline.name, baseline.metrics) for baseline in self.baselines)]
 
     def _size_caution(self) -> str:
         if self.evaluation.rows >= FEW_ROWS:
