@@ -807,7 +807,7 @@ def test_a_missing_automatic_value(plan_file):
         ('recipe = "default"', "", "{} is damaged: textlora.recipe is missing or no text.\nRun `textlora plan` again."),
         ("cores = 2", "", "{} is damaged: machine.cores: Input should be a valid integer.\nRun `textlora plan` again."),
         ("\nsteps = ", "\n# steps = ", "{} is damaged: estimate.steps: Input should be a valid integer.\nRun `textlora plan` again."),
-        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 31, column 5).\nCorrect it, or run `textlora plan` again."),
+        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 33, column 5).\nCorrect it, or run `textlora plan` again."),
     ],
 )  # fmt: skip
 def test_damaged_plan_files(plan_file, old, new, message):

@@ -16,6 +16,7 @@ from textlora import encoder, packed, planning, prefix, training, windows
 from textlora.classifier import Classifier
 from textlora.encoder import EncoderSpec
 from textlora.errors import UsageError
+from textlora.losses import Loss
 from textlora.memory import Budget
 from textlora.preparation import prepare
 from textlora.settings import LoraSettings, TextSettings
@@ -193,7 +194,7 @@ class TestAgainstHuggingFace:
         collator = Collator(pad_id=0, limit=16, budget=Budget(budget), packed=layout == "packed")
         found, rows = [], []
         for batch in collator.micro_batches(self.samples(ids)):
-            value, logits = _summed_loss(model, batch)
+            value, logits = _summed_loss(model, batch, Loss())
             value.backward()
             found.append(logits.detach())
             rows.append(batch["rows"])
@@ -223,7 +224,7 @@ class TestAgainstHuggingFace:
         samples = Samples(ids, [0] * len(ids), cache)
         (batch,) = collator.micro_batches([samples[row] for row in range(len(ids))])
         with torch.no_grad():
-            _, logits = _summed_loss(model, batch)
+            _, logits = _summed_loss(model, batch, Loss())
             expected = self.reference(model, [ids[row] for row in batch["rows"]])
         # The first layer has adapters here too; the cache holds what it gave.
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
