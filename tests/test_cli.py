@@ -235,7 +235,7 @@ class TestPredict:
         result = call("predict", example_run, EXAMPLE, "--out", out)
         assert result.code == 0, result.err
         head = out.read_text(encoding="utf-8").splitlines()[0]
-        assert head == "review,sentiment,prediction,probability,probability_negative,probability_positive"
+        assert head == "review,sentiment,prediction,probability,probability_negative,probability_positive,truncated"
 
     def test_a_file_without_out_is_told_apart_from_a_text(self, example_run):
         result = call("predict", example_run, EXAMPLE)

@@ -14,9 +14,9 @@ from sklearn.naive_bayes import MultinomialNB
 from textlora import evaluation as evaluation_module
 from textlora import metrics, storage
 from textlora.errors import ResourceError, TrainingError, UsageError
-from textlora.evaluation import MISTAKE_CHARACTERS, evaluate, load_evaluation
+from textlora.evaluation import MISTAKE_CHARACTERS, MISTAKE_FORWARDS, evaluate, load_evaluation
 from textlora.multilabel_evaluation import MultiLabelJudged
-from textlora.types import Dataset, DatasetInfo, Evaluation, RowCounts, Run, Split
+from textlora.types import Dataset, DatasetInfo, Evaluation, RowCounts, Run, Split, without
 
 GOOD = ["warm", "clever", "honest", "bright", "moving", "funny", "tender", "sharp"]
 BAD = ["dull", "clumsy", "noisy", "tired", "hollow", "slow", "messy", "flat"]
@@ -201,6 +201,31 @@ def test_mistakes_are_the_most_confident_wrong_ones(dataset, evaluated):
         assert len(mistake.text) <= MISTAKE_CHARACTERS
         assert dataset.test.texts[row].startswith(mistake.text.removesuffix("…"))
     assert any(mistake.text.endswith("…") for mistake in evaluation.mistakes)
+
+
+def test_mistakes_say_what_carried_them(dataset, evaluated):
+    scorer = Bayes(dataset)
+    for mistake in evaluated[1].mistakes:
+        assert mistake.spans
+        column = dataset.label_names.index(mistake.predicted)
+        for span in mistake.spans:
+            text = dataset.test.texts[dataset.test.ids.index(mistake.id)]
+            left = scorer.predict_proba([without(text, [(span.start, span.end)])])[0, column]
+            assert span.probability == pytest.approx(left, abs=1e-12)
+
+
+def test_explaining_costs_a_bounded_number_of_texts_and_ends_where_the_text_is_cut(dataset, tmp_path, monkeypatch):
+    scorer, asked = Bayes(dataset), []
+    original = scorer.predict_proba
+    monkeypatch.setattr(scorer, "predict_proba", lambda texts, **named: asked.extend(texts) or original(texts, **named))
+    good, bad = (" ".join([word] * 3 + ["calm"] * 900 + [word]) for word in ("warm", "dull"))
+    long = dataclasses.replace(dataset, test=Split(("a", "b"), (good, bad), (0, 1)))
+    evaluation = evaluate(tmp_path, long, classifier=scorer, baseline=False, resamples=10)
+    assert len(evaluation.mistakes) == 2
+    assert len(asked) <= 2 + 2 * MISTAKE_FORWARDS
+    for mistake in evaluation.mistakes:
+        assert len(mistake.text) == 2_000
+        assert max(span.end for span in mistake.spans) < 2_000
 
 
 def test_the_baselines_are_trained_on_the_training_split_and_scored_on_the_same_rows(dataset, evaluated):

@@ -147,6 +147,14 @@ class TestInTraining:
         np.testing.assert_allclose(plain, large, rtol=2e-4)
         assert not np.allclose(small, losses(), rtol=1e-2)
 
+    def test_of_windows_neither(self, losses):
+        """The loss is one of texts: how many windows a text has gives it no more weight."""
+        windows = {"text.policy": "windows", "text.max_length": 8, "text.window_overlap": 2, "text.max_windows": 3}
+        weights = {"loss.class_weights": {"negative": 4.0}, "loss.name": "focal"}
+        small, large = (losses(**windows, **weights, **{"compute.tokens_per_micro_batch": t}) for t in (40, 2048))
+        np.testing.assert_allclose(small, large, rtol=2e-4)
+        assert not np.allclose(small, losses(**weights), rtol=1e-3)
+
     def test_running_out_of_memory_changes_nothing(self, losses, monkeypatch):
         weights = {"loss.class_weights": {"negative": 5.0, "positive": 0.2}}
         whole = losses(**weights, **{"compute.tokens_per_micro_batch": 2048})

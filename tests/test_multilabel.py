@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.conftest import QUICK, WORDS, ToyRun, reload_in_this_process
 from tests.test_cli import call
-from textlora import api, evaluation, exporting, planning, reporting, storage, thresholds, training
+from textlora import api, encoder, evaluation, exporting, planning, reporting, storage, thresholds, training
 from textlora.classifier import Classifier
 from textlora.errors import DataError, UsageError
 from textlora.preparation import load_dataset, prepare
@@ -22,9 +24,12 @@ from textlora.preparation.stratifying import stratify
 from textlora.scoring import score_file
 from textlora.settings import build
 from textlora.tasks import label_matrix
+from textlora.types import without
+from textlora.windows import split as windows_of
 
 HINTS = {"joy": ["good", "lovely"], "anger": ["bad", "hated"], "fear": ["boring", "awful"]}
 SHARES = {"joy": 0.5, "anger": 0.4, "fear": 0.25}
+WINDOWS = {"text.policy": "windows", "text.max_length": 8, "text.window_overlap": 2, "text.max_windows": 3}
 
 
 def texts_and_labels(rows=150, *, seed=1):
@@ -282,6 +287,8 @@ class TestTraining:
             {"compute.engine": "transformers"},
             {"compute.tokens_per_micro_batch": 0},
             {"loss.class_weights": "auto", "loss.name": "focal"},
+            WINDOWS | {"loss.class_weights": "auto"},
+            WINDOWS | {"compute.engine": "transformers"},
         ],
     )
     def test_other_ways_to_train(self, several, tiny_model, machine, tmp_path, fast_reload, extra):
@@ -290,6 +297,42 @@ class TestTraining:
         run = training.train(plan, several.dataset, folder=tmp_path)
         assert run.reload_difference < 1e-6
         assert {"eval_f1_macro", "eval_f1_micro", "eval_accuracy", "eval_loss"} <= set(run.history[-1])
+
+
+class TestWindows:
+    """Long texts with several labels: the mean of the windows' logits decides, at the fitted thresholds."""
+
+    @pytest.fixture(scope="class")
+    def classifier(self, several, tiny_model, machine, tmp_path_factory):
+        chosen = QUICK | WINDOWS | {"training.epochs": 2, "data.validation_share": 0.2}
+        plan = planning.plan(several.dataset, base_model=str(tiny_model), assignments=chosen, machine=machine)
+        folder = tmp_path_factory.mktemp("windows")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "reload_difference", reload_in_this_process)
+            training.train(plan, several.dataset, folder=folder)
+        return Classifier.from_pretrained(folder, device="cpu")
+
+    def test_probabilities_are_those_of_the_mean_logits(self, classifier, several):
+        text = max(several.dataset.test.texts, key=len)
+        ids = classifier.tokenizer.encode([text]).ids[0]
+        assert len(ids) == 3 * 8
+        inputs = encoder.collate(windows_of(ids, 8), 0, limit=8, packed_rows=encoder.runs_packed(classifier.model))
+        with torch.no_grad():
+            logits = classifier.model(**inputs).logits.double().mean(0).numpy()
+        np.testing.assert_allclose(classifier.predict_proba([text])[0], 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+    def test_thresholds_fit_what_the_windows_say(self, classifier, several):
+        rows = several.dataset.validation
+        expected = thresholds.fit(label_matrix(rows.labels, 3), classifier.predict_proba(rows.texts))
+        assert classifier.bundle.thresholds == pytest.approx(expected, abs=1e-6)
+
+    def test_explanations(self, classifier, several):
+        text = max(several.dataset.test.texts, key=len)
+        (explained,) = classifier.explain([text], label="fear")
+        assert explained.probability == pytest.approx(classifier.predict([text])[0].probabilities["fear"], abs=1e-6)
+        strongest = explained.strongest[0]
+        left = classifier.predict_proba([explained.without(strongest)])[0, classifier.label_names.index("fear")]
+        assert strongest.probability == pytest.approx(left, abs=1e-6)
 
 
 class TestPrediction:
@@ -356,6 +399,17 @@ class TestPrediction:
         document = json.loads(call("predict", str(several.folder), text, "--json").out)
         assert document["predictions"][0]["labels"] == list(first.labels)
 
+    def test_explanations_on_the_command_line_name_their_label(self, several):
+        text = "lovely good good hated bad film"
+        lines = call("predict", str(several.folder), text, "--explain").out.splitlines()
+        classifier = Classifier.from_pretrained(several.folder, device="cpu")
+        (explained,) = classifier.explain([text])
+        probabilities = classifier.predict([text])[0].probabilities
+        assert explained.label == max(probabilities, key=probabilities.__getitem__)
+        assert lines[0].endswith(text)
+        assert lines[1] == f"  What carried {explained.label}, the most probable label:"
+        assert f"  {explained.probability:.3f} -> " in lines[2]
+
 
 class TestEvaluation:
     def test_the_figures_are_those_of_the_decisions(self, several, scored):
@@ -394,6 +448,24 @@ class TestEvaluation:
         wrong = {mistake.id for mistake in scored.mistakes}
         assert len(wrong) == round((1 - scored.metrics["accuracy"].value) * scored.rows)
         assert all(mistake.label != mistake.predicted for mistake in scored.mistakes)
+
+    def test_what_carried_a_mistake_is_told_of_its_surest_wrong_answer(self, several, tmp_path):
+        loaded = Classifier.from_pretrained(several.folder, device="cpu")
+        wrong = replace(loaded.bundle, thresholds=(0.001, 0.999, 0.999))
+        classifier = Classifier(loaded.model, loaded.tokenizer, wrong)
+        found = evaluation.evaluate(
+            tmp_path, several.dataset, classifier=classifier, baseline=False, resamples=10
+        ).mistakes
+        assert {mistake.answer.split(": ")[1] for mistake in found} == {"yes", "no"}
+        for mistake in found[:3]:
+            name, answer = mistake.answer.split(": ")
+            assert (name in mistake.predicted) == (answer == "yes") != (name in mistake.label)
+            texts = [mistake.text, *(without(mistake.text, [(span.start, span.end)]) for span in mistake.spans)]
+            column = classifier.predict_proba(texts)[:, classifier.label_names.index(name)]
+            expected = column if answer == "yes" else 1 - column
+            assert [mistake.probability, *(span.probability for span in mistake.spans)] == pytest.approx(
+                expected.tolist(), abs=1e-5
+            )
 
     def test_it_is_read_back(self, several, scored):
         assert evaluation.load_evaluation(several.folder) == scored

@@ -163,7 +163,7 @@ def test_eager_only_agrees_with_transformers():
 def test_long_texts_get_the_encoders_limit():
     values, reasons = resolve(grounds())
     assert values["text.max_length"] == 512
-    assert reasons["text.max_length"] == "the encoder's limit; 3,600 longer texts are cut"
+    assert reasons["text.max_length"] == "the encoder's limit; 3,600 texts are longer"
     assert (values["text.head_tokens"], reasons["text.head_tokens"]) == (128, "default")
 
 
@@ -523,7 +523,7 @@ def test_the_cache_is_on_the_disk_and_saves_time():
     top = {"lora__top_layers": 3, "training__epochs": 3}
     cached, repeated = estimated(grounds(), **top), estimated(grounds(), **top, compute__prefix_cache=False)
     tokens = 273 * (20_000 + 2_500)
-    assert cached.disk_gb - repeated.disk_gb == pytest.approx(tokens * 768 * 2 / 1e9)
+    assert cached.disk_gb - repeated.disk_gb == pytest.approx(tokens * 768 * 2 / 1e9, rel=0.01)
     assert cached.train_seconds < repeated.train_seconds < estimated(grounds(), training__epochs=3).train_seconds
     assert cached.trainable_parameters < estimated(grounds()).trainable_parameters
 
@@ -807,7 +807,7 @@ def test_a_missing_automatic_value(plan_file):
         ('recipe = "default"', "", "{} is damaged: textlora.recipe is missing or no text.\nRun `textlora plan` again."),
         ("cores = 2", "", "{} is damaged: machine.cores: Input should be a valid integer.\nRun `textlora plan` again."),
         ("\nsteps = ", "\n# steps = ", "{} is damaged: estimate.steps: Input should be a valid integer.\nRun `textlora plan` again."),
-        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 31, column 5).\nCorrect it, or run `textlora plan` again."),
+        ("\nr = 16 ", "\nr = sixteen ", "{} is not TOML: Invalid value (at line 33, column 5).\nCorrect it, or run `textlora plan` again."),
     ],
 )  # fmt: skip
 def test_damaged_plan_files(plan_file, old, new, message):

@@ -102,7 +102,7 @@ class TestTraining:
 class TestCache:
     def test_states_are_those_of_the_lower_layers(self, model):
         ids = texts(30, 7, 64, 7)
-        cache = prefix.open_or_build(model, ids, KEY, progress=silent)
+        cache = prefix.open_or_build(model, ids, KEY, window=64, progress=silent)
         hugging_face = model.get_base_model().distilbert
         for text in ids:
             expected = hugging_face(torch.from_numpy(text)[None].long(), output_hidden_states=True).hidden_states[2][0]
@@ -110,9 +110,9 @@ class TestCache:
 
     def test_equal_texts_are_kept_once(self, model):
         once, twice = texts(20), [*texts(20), *texts(20)]
-        assert prefix.open_or_build(model, twice, KEY, progress=silent).layers == 2
+        assert prefix.open_or_build(model, twice, KEY, window=64, progress=silent).layers == 2
         assert prefix.caches()[0][1] > 20 * 32 * 4
-        prefix.open_or_build(model, once, KEY, progress=silent)
+        prefix.open_or_build(model, once, KEY, window=64, progress=silent)
         assert len(prefix.caches()) == 1
 
     @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ class TestCache:
         ],
     )  # fmt: skip
     def test_whatever_changes_the_states_has_a_cache_of_its_own(self, model, other):
-        prefix.open_or_build(model, texts(9, 8), KEY, progress=silent)
-        prefix.open_or_build(model, texts(9, 8), other, progress=silent)
+        prefix.open_or_build(model, texts(9, 8), KEY, window=64, progress=silent)
+        prefix.open_or_build(model, texts(9, 8), other, window=64, progress=silent)
         assert len(prefix.caches()) == 2
 
     def test_the_order_of_the_texts_does_not_matter_but_the_texts_do(self, model):
         ids = texts(9, 8, 30)
         for given in (ids, ids[::-1], [*ids[:2], ids[2][:-1]]):
-            prefix.open_or_build(model, given, KEY, progress=silent)
+            prefix.open_or_build(model, given, KEY, window=64, progress=silent)
         assert len(prefix.caches()) == 2
 
     def test_a_stop_half_way_leaves_nothing(self, model, own_cache):
@@ -138,20 +138,20 @@ class TestCache:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            prefix.open_or_build(model, texts(9, 8), KEY, progress=stop)
+            prefix.open_or_build(model, texts(9, 8), KEY, window=64, progress=stop)
         assert prefix.caches() == []
         assert list((own_cache / "prefix").iterdir()) == []
 
     def test_a_disk_without_room_is_noticed_before(self, model, monkeypatch):
         monkeypatch.setattr(hardware, "free_disk_gb", lambda _: 1e-6)
         with pytest.raises(ResourceError) as error:
-            prefix.open_or_build(model, texts(64, 64), KEY, progress=silent)
+            prefix.open_or_build(model, texts(64, 64), KEY, window=64, progress=silent)
         assert "--set compute.prefix_cache=false" in str(error.value)
         assert "GB free" in str(error.value)
         assert prefix.caches() == []
 
     def test_the_size_said_is_the_size_on_disk(self, model, own_cache):
-        prefix.open_or_build(model, texts(40, 21), KEY, progress=silent)
+        prefix.open_or_build(model, texts(40, 21), KEY, window=64, progress=silent)
         (states,) = own_cache.glob("prefix/*/states.bin")
         assert states.stat().st_size == prefix.needed_bytes(61, 32, "fp32")
 
@@ -169,7 +169,7 @@ class TestRefusals:
 class TestClean:
     @pytest.fixture
     def cached(self, model):
-        prefix.open_or_build(model, texts(40, 21), KEY, progress=silent)
+        prefix.open_or_build(model, texts(40, 21), KEY, window=64, progress=silent)
         return prefix.caches()[0]
 
     def run(self, monkeypatch, capsys, *arguments):

@@ -35,6 +35,7 @@ from textlora.types import (
     RowCounts,
     Run,
     Slice,
+    Span,
     Split,
     TokenLengths,
 )
@@ -390,6 +391,41 @@ def test_a_long_mistake_is_folded():
     assert "predicted positive , over 99.9 %" in Reader(html).text
 
 
+HIGHLIGHTED = Mistake(
+    "1", "A <script>dull</script> & lovely [film](x) | a*b", "negative", "positive", 0.9,
+    (Span(10, 14, -2.0, 0.99), Span(26, 32, 1.6, 0.645), Span(34, 38, 0.01, 0.9), Span(47, 48, 0.8, 0.802)),
+)  # fmt: skip
+
+
+def test_the_words_that_carried_a_mistake_are_highlighted():
+    html = page.html(make_facts(evaluation=make_evaluation(mistakes=(HIGHLIGHTED,))))
+    assert (
+        'A &lt;script&gt;<mark class="against3">dull</mark>&lt;/script&gt; &amp; <mark class="for3">lovely</mark>'
+        ' [film](x) | a*<mark class="for2">b</mark></p>'
+    ) in html
+    told = Reader(html).text
+    assert "Carried by lovely (without it 64.5 %) , b (without it 80.2 %) ." in told
+
+
+def test_they_are_named_in_markdown():
+    text = page.markdown(make_facts(evaluation=make_evaluation(mistakes=(HIGHLIGHTED,))))
+    assert "| 90.0 % | lovely (64.5 %), b (80.2 %) | A &lt;script&gt;dull" in text.replace("\u00a0", " ")
+
+
+def test_a_mistake_that_no_part_carried_says_so():
+    even = dataclasses.replace(HIGHLIGHTED, spans=(Span(26, 32, 0.05, 0.895),))
+    html = page.html(make_facts(evaluation=make_evaluation(mistakes=(even,))))
+    assert "No part of it alone carried the answer." in html
+    assert "<mark" not in html.partition("against it:")[2]
+
+
+def test_a_mistake_of_an_older_evaluation_has_no_highlights():
+    plain = dataclasses.replace(HIGHLIGHTED, spans=())
+    html = page.html(make_facts(evaluation=make_evaluation(mistakes=(plain,))))
+    assert "Carried by" not in html
+    assert "A &lt;script&gt;dull&lt;/script&gt; &amp; lovely [film](x) | a*b</p>" in html
+
+
 def test_many_classes_give_a_list_instead_of_a_matrix():
     names = tuple(f"topic {number}" for number in range(20))
     facts = make_facts(dataset=make_dataset(names), run=make_run(names), evaluation=make_evaluation(names))
@@ -580,7 +616,7 @@ def test_the_markdown_tables_are_whole():
 def test_hostile_text_stays_text_in_markdown():
     text = page.markdown(hostile_facts())
     assert len(rows_of(text, "| Row |")) == 2 + len(HOSTILE) + 1
-    assert {len(row) for row in rows_of(text, "| Row |")} == {5}
+    assert {len(row) for row in rows_of(text, "| Row |")} == {6}
     outside = re.sub(r"(`+)[^`].*?\1", "", text, flags=re.DOTALL)
     assert "<" not in outside
     assert "49" not in outside
@@ -834,7 +870,7 @@ def test_a_report_of_a_true_evaluation(tmp_path):
     path = report(tmp_path, dataset=dataset, plan=make_plan(), run=make_run(names), evaluation=evaluation)
     text = Reader(path.read_text(encoding="utf-8")).text
     assert f"{100 * evaluation.metrics['accuracy'].value:.1f} % of 90 rows classified correctly" in text
-    assert evaluation.mistakes[0].text in text
+    assert "".join(evaluation.mistakes[0].text.split()) in "".join(text.split())  # its words are marked
     assert evaluation.baselines[1].description in text
     assert "ROC-AUC and average precision are the mean over each label against the rest." in text
     assert "Only 90 rows were scored" in text

@@ -16,7 +16,7 @@ from textlora.classifier import Classifier
 from textlora.errors import DataError, UsageError
 from textlora.scoring import added_columns, score_file
 
-ADDED = ["prediction", "probability", "probability_negative", "probability_positive"]
+ADDED = ["prediction", "probability", "probability_negative", "probability_positive", "truncated"]
 ROWS = [
     ("7", "good film, loved it", "x;y"),
     ("8", 'bad "dull" plot\nand a line break', ""),
@@ -51,6 +51,7 @@ def read(path):
             columns, *rows = csv.reader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
         figures = [columns.index(name) for name in columns if name.startswith("probability")]
         rows = [[float(v) if i in figures and v else v or None for i, v in enumerate(row)] for row in rows]
+        rows = [[{"True": True, "False": False}.get(v, v) if v else v for v in row] for row in rows]
     elif path.suffix == ".jsonl":
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         columns, rows = list(records[0]), [[v if v != "" else None for v in record.values()] for record in records]
@@ -77,8 +78,9 @@ class TestFormats:
         for index in (0, 1, 3):
             assert rows[index][3] == expected[index].label
             assert rows[index][4] == pytest.approx(expected[index].probability, abs=1e-6)
-            assert rows[index][5:] == pytest.approx(list(expected[index].probabilities.values()), abs=1e-6)
-        assert rows[2][3:] == [None] * 4
+            assert rows[index][5:-1] == pytest.approx(list(expected[index].probabilities.values()), abs=1e-6)
+            assert rows[index][-1] is expected[index].truncated is False
+        assert rows[2][3:] == [None] * 5
         assert (scored.scored, scored.without_text, scored.quarantined, scored.truncated) == (3, 1, 0, 0)
         assert (scored.out, scored.text_column, scored.quarantine) == (out, "review", None)
         assert sorted(path.name for path in tmp_path.iterdir()) == [f"in.{source}", f"out.{target}"]
@@ -109,7 +111,7 @@ class TestFormats:
         assert [found.schema.field(name).type for name in table.column_names[:4]] == [
             table.schema.field(name).type for name in table.column_names[:4]
         ]
-        assert [found.schema.field(name).type for name in ADDED] == [pa.string(), *[pa.float64()] * 3]
+        assert [found.schema.field(name).type for name in ADDED] == [pa.string(), *[pa.float64()] * 3, pa.bool_()]
 
     def test_json_columns_get_the_type_that_all_rows_share(self, classifier, tmp_path):
         """The first rows of a column say little: they may all be missing."""
@@ -195,7 +197,9 @@ class TestColumns:
         )
 
     def test_added_columns(self):
-        assert added_columns(("no", "so so")) == ("prediction", "probability", "probability_no", "probability_so so")
+        assert added_columns(("no", "so so")) == (
+            "prediction", "probability", "probability_no", "probability_so so", "truncated",
+        )  # fmt: skip
 
 
 class TestRefusals:

@@ -96,7 +96,7 @@ def test_all_wrong_values_at_once():
     assert str(error) == (
         "Wrong values in plan.toml:\n"
         "  - There is no setting 'lora.x'. Did you mean 'lora.r'?\n"
-        "  - text.policy is 'middle', expected 'head', 'tail' or 'head+tail'.\n"
+        "  - text.policy is 'middle', expected 'head', 'tail', 'head+tail' or 'windows'.\n"
         "  - lora.r is 0, expected greater than or equal to 1.\n"
         "  - training.epochs is 'many', expected a valid number, unable to parse string as a number.\n"
         "  - training.batch_size is 2.5, expected a valid integer, got a number with a fractional part.\n"

@@ -123,6 +123,8 @@ class TestRun:
             policy="head+tail",
             max_length=64,
             head_tokens=16,
+            window_overlap=8,
+            max_windows=8,
             precision="fp32",
             attention="sdpa",
             textlora_version=__version__,

@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Evaluation",
+    "Explanation",
     "Plan",
     "Prediction",
     "ResourceError",
@@ -41,6 +42,7 @@ _HOMES = {
     "DataError": "errors",
     "Dataset": "types",
     "Evaluation": "types",
+    "Explanation": "types",
     "Plan": "types",
     "Prediction": "types",
     "ResourceError": "errors",
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
     from textlora.settings import Settings
-    from textlora.types import Dataset, Evaluation, Plan, Prediction, Run
+    from textlora.types import Dataset, Evaluation, Explanation, Plan, Prediction, Run
 
 
 def __getattr__(name: str) -> Any:

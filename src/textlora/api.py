@@ -181,7 +181,8 @@ def tokenizer_of(base_model: str, revision: str | None = None) -> TextTokenizer:
         ResourceError: the base model is neither cached nor reachable.
     """
     from textlora import models
-    from textlora.tokenization import LengthPolicy, TextTokenizer
+    from textlora.tokenization import TextTokenizer
+    from textlora.windows import LengthPolicy
 
     base = models.base_info(base_model, revision)
     return TextTokenizer.load(base.folder, LengthPolicy("head", base.max_length), base_model=base_model)

@@ -56,13 +56,19 @@ def packed_batches(lengths: Sequence[int] | NDArray[np.int64], budget: int) -> l
     return batches
 
 
+def padded_tokens(lengths: Sequence[int] | NDArray[np.int64], limit: int) -> int:
+    """Return the tokens of a micro-batch of samples with these lengths, padding counted; see ``micro_batches``."""
+    rows = sum(-(-int(length) // limit) or 1 for length in lengths)
+    return rows * padded_length(min(int(max(lengths)), limit), limit)
+
+
 def micro_batches(lengths: Sequence[int] | NDArray[np.int64], budget: int, *, limit: int) -> list[list[int]]:
     """Cut samples into micro-batches of at most ``budget`` tokens, padding counted.
 
     Args:
         lengths: tokens of each sample.
         budget: tokens per micro-batch; a longer sample gets one of its own; 0 puts all into one.
-        limit: the longest padded length.
+        limit: the longest padded length; a longer sample takes several rows, which stay together.
 
     Returns:
         Lists of sample indices, longest samples first, every index once. Ties keep their order.
@@ -73,10 +79,11 @@ def micro_batches(lengths: Sequence[int] | NDArray[np.int64], budget: int, *, li
     batches: list[list[int]] = []
     room = 0
     for index in order.tolist():
+        rows = -(-int(lengths[index]) // limit) or 1
         # The first of a micro-batch is its longest and sets the width of all.
-        if room == 0:
-            room = max(1, budget // padded_length(int(lengths[index]), limit))
+        if room < rows:
+            room = max(rows, budget // padded_length(min(int(lengths[index]), limit), limit))
             batches.append([])
         batches[-1].append(index)
-        room -= 1
+        room -= rows
     return batches

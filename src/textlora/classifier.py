@@ -17,16 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textlora import __version__, allocation, encoder, models, storage
-from textlora.batching import micro_batches, packed_batches, padded_length
+from textlora import __version__, allocation, encoder, explanation, models, storage, windows
+from textlora.batching import micro_batches, packed_batches, padded_tokens
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
 from textlora.extras import QLORA
 from textlora.memory import Budget, Pass
 from textlora.tasks import TASKS, TaskRules, label_matrix
 from textlora.threads import side_by_side
-from textlora.tokenization import LengthPolicy, TextTokenizer, Tokenized
-from textlora.types import Bundle, Dataset, Drift, Plan, Prediction, Split
+from textlora.tokenization import TextTokenizer, Tokenized
+from textlora.types import Bundle, Dataset, Drift, Explanation, Plan, Prediction, Split
+from textlora.windows import LengthPolicy
 
 BUNDLE = "textlora.json"
 Progress = Callable[[int, int], None]
@@ -74,8 +75,7 @@ class Classifier:
         revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
         base, _ = models.model_folder(bundle.base_model, revision)
         check_base(base, bundle)
-        policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
-        tokenizer = TextTokenizer.load_saved(path, policy, base_model=bundle.base_model)
+        tokenizer = TextTokenizer.load_saved(path, LengthPolicy.of_bundle(bundle), base_model=bundle.base_model)
         bits = usable_bits(bundle)
         spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention, bits=bits, task=bundle.task)
         model = encoder.load_for_prediction(spec, path)
@@ -88,8 +88,13 @@ class Classifier:
 
     @property
     def max_length(self) -> int:
-        """Tokens per text, special ones included; longer texts are cut."""
+        """Tokens per forward pass, special ones included."""
         return self.tokenizer.max_length
+
+    @property
+    def whole_length(self) -> int:
+        """Tokens up to which a text is seen whole; longer texts are cut by the bundle's policy."""
+        return self.tokenizer.policy.whole(self.tokenizer.specials)
 
     @property
     def fingerprint(self) -> str:
@@ -125,6 +130,33 @@ class Classifier:
     def logits(self, texts: Sequence[str]) -> Probabilities:
         """Return the head's raw outputs (N, C)."""
         return self._forward(_as_list(texts), None)[0]
+
+    def explain(
+        self,
+        texts: Sequence[str],
+        *,
+        label: str | None = None,
+        top_k: int | None = None,
+        forwards: int = explanation.FORWARDS,
+    ) -> list[Explanation]:
+        """Return which words carried the decision on each text, found by leaving them out.
+
+        Args:
+            texts: any strings.
+            label: whose probability is explained; each text's most probable one by default, in
+                multi-label data too.
+            top_k: keep only so many spans with the largest weights; all by default.
+            forwards: texts at most that are classified to explain one; a text with more words is
+                searched from its strongest passages to their words.
+
+        Raises:
+            UsageError: no such label, ``top_k`` below 1 or ``forwards`` below 4.
+            ResourceError: memory ran out, and smaller micro-batches did not help.
+        """
+        given = _as_list(texts, "explain")
+        return explanation.explain(
+            self.predict_proba, given, self.label_names, label=label, top_k=top_k, forwards=forwards
+        )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text before any cut, special ones included."""
@@ -190,7 +222,7 @@ class Classifier:
     def _tokens(self, lengths: NDArray[np.int64]) -> int:
         if encoder.runs_packed(self.model):
             return int(lengths.sum())
-        return len(lengths) * padded_length(int(lengths.max()), self.max_length)
+        return padded_tokens(lengths, self.max_length)
 
     def _tokenized(self, texts: list[str]) -> Iterator[tuple[int, Tokenized]]:
         """Yield the first index and the ids of each block; the next is tokenized while one is computed."""
@@ -214,14 +246,15 @@ class Classifier:
         return micro_batches(lengths, self.budget.tokens, limit=self.max_length)
 
     def _batch_logits(self, ids: Sequence[Any]) -> Probabilities:
+        pieces, counts = windows.split_all(ids, self.max_length)
         inputs = encoder.collate(
-            ids, self.tokenizer.pad_id, limit=self.max_length, packed_rows=encoder.runs_packed(self.model)
+            pieces, self.tokenizer.pad_id, limit=self.max_length, packed_rows=encoder.runs_packed(self.model)
         )
         device = self.model.device
         moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
         with torch.inference_mode():
             output = self.model(**moved).logits
-        return np.asarray(output.double().cpu().numpy())
+        return windows.pool(np.asarray(output.double().cpu().numpy()), counts)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the bundle: adapter, head, tokenizer, labels, length policy. Whole or not at all.
@@ -246,9 +279,9 @@ def _tell_from(progress: Progress | None, start: int, total: int, done: int) -> 
         progress(start + done, total)
 
 
-def _as_list(texts: Sequence[str]) -> list[str]:
+def _as_list(texts: Sequence[str], method: str = "predict") -> list[str]:
     if isinstance(texts, str):
-        raise UsageError("predict takes a list of texts, and got one text.", hint='Write predict(["…"]).')
+        raise UsageError(f"{method} takes a list of texts, and got one text.", hint=f'Write {method}(["…"]).')
     found = list(texts)
     wrong = [f"text {index} is {type(text).__name__}" for index, text in enumerate(found) if not isinstance(text, str)]
     if wrong:
@@ -387,15 +420,18 @@ def make_bundle(
         budget: tokens per micro-batch that were left where memory ran out.
     """
     settings = plan.settings
+    policy = LengthPolicy.of_settings(settings.text, max_length=base.max_length)
     return Bundle(
         base_model=base.name if base.revision != "local" else str(base.folder.resolve()),
         revision=base.revision,
         base_fingerprint=base_fingerprint(base.folder),
         label_names=dataset.label_names,
         task=dataset.task,
-        policy=settings.text.policy,
-        max_length=settings.text.max_length or base.max_length,
-        head_tokens=settings.text.head_tokens,
+        policy=policy.policy,
+        max_length=policy.max_length,
+        head_tokens=policy.head_tokens,
+        window_overlap=policy.window_overlap,
+        max_windows=policy.max_windows,
         precision=settings.compute.precision or "fp32",
         attention=attention,
         bits=settings.quantization.bits,

@@ -293,21 +293,29 @@ def predict(
     encoding: Annotated[
         str | None, typer.Option("--encoding", help="Encoding of FILE, when neither UTF-8 nor UTF-16.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show which words carried each decision, found by leaving them out.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Classify texts, standard input, or a file."""
     from textlora.classifier import Classifier
 
     if out is not None:
+        if explain:
+            raise UsageError("--explain is for texts, not for a file with --out.", hint="Give single texts to explain.")
         _predict_file(run, texts or [], out, text, encoding, as_json)
         return
     found = _texts(texts)
     classifier = Classifier.from_pretrained(run)
     predictions = classifier.predict(found)
+    several = classifier.bundle.task == "multi_label"
+    explanations = classifier.explain(found) if explain else []
     if as_json:
-        _print_json({"predictions": predictions})
+        _print_json({"predictions": predictions, **({"explanations": explanations} if explain else {})})
+    elif explain:
+        terminal.show_explanations(predictions, explanations, terminal.stdout(), several=several)
     else:
-        several = classifier.bundle.task == "multi_label"
         terminal.show_predictions(found, predictions, terminal.stdout(), several=several)
 
 
@@ -347,7 +355,7 @@ def _predict_file(
     console = terminal.stdout()
     console.print(f"{scored.scored:,} rows scored (column {scored.text_column!r}) -> {scored.out}")
     if scored.truncated:
-        console.print(f"{scored.truncated:,} texts were longer than {classifier.max_length} tokens and cut.")
+        console.print(f"{scored.truncated:,} texts were longer than {classifier.whole_length:,} tokens and cut.")
     if scored.without_text:
         console.print(f"{scored.without_text:,} rows without a text have an empty prediction.")
     if scored.quarantined:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from textlora import packed
+from textlora import packed, windows
 from textlora.batching import padded_length
 from textlora.errors import ResourceError, UsageError, did_you_mean
 from textlora.packed import loading, quantized
@@ -449,8 +449,17 @@ def pad(ids: Sequence[TokenIds], pad_id: int, *, limit: int, fixed: bool = False
 
 
 def collate(ids: Sequence[TokenIds], pad_id: int, *, limit: int, packed_rows: bool) -> dict[str, Any]:
-    """Return the model's inputs for some texts: laid end to end, or padded."""
+    """Return the model's inputs for some windows: laid end to end, or padded."""
     return packed.pack(ids, pad_id) if packed_rows else pad(ids, pad_id, limit=limit)
+
+
+def pool(logits: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Return the logits (B, C) of texts from those (W, C) of their windows, as ``windows.pool`` does."""
+    if len(logits) == len(counts):
+        return logits
+    places = torch.from_numpy(windows.places(counts)).to(logits.device)
+    padded = torch.cat([logits, logits.new_zeros(1, logits.shape[1])])
+    return padded[places].sum(1) / logits.new_tensor(counts)[:, None]
 
 
 def head_dropouts(model: Any) -> list[nn.Dropout]:

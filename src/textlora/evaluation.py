@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from textlora import metrics, multilabel_evaluation, storage, tfidf
 from textlora.errors import TrainingError, UsageError, did_you_mean
-from textlora.multilabel_evaluation import MultiLabelJudged
+from textlora.explanation import explain
+from textlora.multilabel_evaluation import MultiLabelJudged, Probabilities
 from textlora.types import (
     SPLIT_NAMES,
     Baseline,
@@ -33,12 +34,15 @@ from textlora.types import (
     Mistake,
     Run,
     Slice,
+    Span,
     Split,
 )
 
 LENGTH_EDGES = (64, 128, 256, 512)
 MISTAKES = 20
 MISTAKE_CHARACTERS = 2_000
+MISTAKE_FORWARDS = 48
+"""Texts that are classified to explain one mistake."""
 BLOCK = 8_192
 """Rows that are scored and written at once; a multiple of the classifier's own blocks."""
 BASELINE_CHARACTERS = 64_000_000
@@ -129,6 +133,20 @@ class _Judged:
         """Return the name of a row's predicted class."""
         return self.label_names[int(self.predicted[row])]
 
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        """Names of all answers that can be explained: the classes."""
+        return self.label_names
+
+    def answer(self, row: int) -> int:
+        """Return the answer whose probability is the row's ``confidence``."""
+        return int(self.predicted[row])
+
+    @staticmethod
+    def answers_of(predict_proba: Probabilities) -> Probabilities:
+        """Return a function from texts to the probabilities of all answers."""
+        return predict_proba
+
     def columns(self, block: slice) -> list[Any]:
         """Return label, prediction and its probability of some rows."""
         names = np.asarray(self.label_names, dtype=object)
@@ -194,7 +212,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         roc=roc,
         precision_recall=precision_recall,
         by_length=_by_length(judged, tokens),
-        mistakes=_mistakes(judged),
+        mistakes=_mistakes(judged, scorer),
         baselines=_baselines(dataset, judged, resamples) if baseline else (),
         seconds=seconds,
         dataset_fingerprint=dataset.fingerprint,
@@ -336,15 +354,23 @@ def _length_names() -> list[str]:
     return [*ranges, f"over {LENGTH_EDGES[-1]}"]
 
 
-def _mistakes(judged: Judged) -> tuple[Mistake, ...]:
-    """Return the wrong predictions with the highest probability, the most confident first."""
+def _mistakes(judged: Judged, scorer: Scorer) -> tuple[Mistake, ...]:
+    """Return the wrong predictions with the highest probability, the most confident first, and what carried them."""
     wrong = np.flatnonzero(~judged.right)
     # Stable: equally confident mistakes keep the order of the rows.
     chosen = wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:MISTAKES]
-    return tuple(_mistake(judged, int(row)) for row in chosen)
+    texts = [judged.rows.texts[int(row)] for row in chosen]
+    explained = explain(
+        judged.answers_of(scorer.predict_proba),
+        texts,
+        judged.answer_names,
+        label=[judged.answer(int(row)) for row in chosen],
+        forwards=MISTAKE_FORWARDS,
+    )
+    return tuple(_mistake(judged, int(row), found.spans) for row, found in zip(chosen, explained, strict=True))
 
 
-def _mistake(judged: Judged, row: int) -> Mistake:
+def _mistake(judged: Judged, row: int, spans: Sequence[Span]) -> Mistake:
     text = judged.rows.texts[row]
     return Mistake(
         id=judged.rows.ids[row],
@@ -352,6 +378,8 @@ def _mistake(judged: Judged, row: int) -> Mistake:
         label=judged.label_of(row),
         predicted=judged.prediction_of(row),
         probability=float(judged.confidence[row]),
+        spans=tuple(span for span in spans if span.end < MISTAKE_CHARACTERS),
+        answer=judged.answer_names[judged.answer(row)] if isinstance(judged, MultiLabelJudged) else "",
     )
 
 

@@ -15,8 +15,9 @@ from textlora.encoder import EncoderSpec
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.extras import QLORA
 from textlora.preparation import load_dataset
-from textlora.tokenization import LengthPolicy, TextTokenizer
+from textlora.tokenization import TextTokenizer
 from textlora.types import Bundle, Drift, Run
+from textlora.windows import LengthPolicy, split_all
 
 FORMATS = ("hf",)
 # fp32 rounding of W + B A against W x + B (A x).
@@ -75,8 +76,7 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     check_base(spec.folder, bundle)
     if target.resolve() == spec.folder.resolve():
         raise UsageError(f"{target} is the base model itself.", hint="Choose a new or an empty folder.")
-    policy = LengthPolicy(bundle.policy, bundle.max_length, bundle.head_tokens)
-    tokenizer = TextTokenizer.load(path, policy, base_model=bundle.base_model)
+    tokenizer = TextTokenizer.load(path, LengthPolicy.of_bundle(bundle), base_model=bundle.base_model)
     reference = _logits(encoder.load_adapter(spec, path), tokenizer)
     merged = encoder.merged_model(spec, path)
     difference = float((reference - _logits(merged, tokenizer)).abs().max())
@@ -129,6 +129,7 @@ def _check_target(target: Path) -> None:
 
 
 def _logits(model: torch.nn.Module, tokenizer: TextTokenizer) -> torch.Tensor:
-    inputs = encoder.pad(tokenizer.encode(PROBE).ids, tokenizer.pad_id, limit=tokenizer.max_length)
+    pieces, _ = split_all(tokenizer.encode(PROBE).ids, tokenizer.max_length)
+    inputs = encoder.pad(pieces, tokenizer.pad_id, limit=tokenizer.max_length)
     with torch.inference_mode():
         return model.eval()(**inputs).logits

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from textlora.types import Baseline, Curve, Interval, LabelErrors, Split
 
 NO_LABEL = "(no label)"
 """Stands in the place of labels where there are none."""
+Probabilities: TypeAlias = Callable[[Sequence[str]], Floats]
+"""Returns the probabilities of N texts."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,33 @@ class MultiLabelJudged:
     @property
     def confidence(self) -> Floats:
         """Probability of each row's surest wrong answer, yes or no; 0 where all are right (N,)."""
+        return np.asarray(self._wrong.max(axis=1))
+
+    @cached_property
+    def _wrong(self) -> Floats:
+        """Probability of each answer that is wrong, 0 for the right ones (N, C)."""
         answer = np.where(self.chosen, self.probabilities, 1 - self.probabilities)
-        return np.asarray(np.where(self.truth == self.chosen, 0.0, answer).max(axis=1))
+        return np.asarray(np.where(self.truth == self.chosen, 0.0, answer))
+
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        """Names of all answers that can be explained: yes for each label, then no for each (2C)."""
+        return tuple(f"{name}: {answer}" for answer in ("yes", "no") for name in self.label_names)
+
+    def answer(self, row: int) -> int:
+        """Return the answer whose probability is the row's ``confidence``: the surest wrong one."""
+        label = int(self._wrong[row].argmax())
+        return label if self.chosen[row, label] else len(self.label_names) + label
+
+    @staticmethod
+    def answers_of(predict_proba: Probabilities) -> Probabilities:
+        """Return a function from texts to the probabilities of all answers (N, 2C)."""
+
+        def answers(texts: Sequence[str]) -> Floats:
+            probabilities = predict_proba(texts)
+            return np.concatenate([probabilities, 1 - probabilities], axis=1)
+
+        return answers
 
     def scores(self, resamples: int, seed: int) -> metrics.Scores:
         """Return all figures with intervals."""

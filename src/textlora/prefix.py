@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from textlora import __version__, encoder, hardware, packed, storage
+from textlora import __version__, encoder, hardware, packed, storage, windows
 from textlora.batching import packed_batches
 from textlora.errors import ResourceError
 from textlora.memory import Budget, Pass
@@ -104,27 +104,36 @@ def open_or_build(
     texts: Sequence[TokenIds],
     key: PrefixKey,
     *,
+    window: int,
     progress: Callable[[int, int, str], None],
 ) -> PrefixCache:
     """Return the cache of these texts; compute it if it is not there yet.
 
     Args:
         model: what ``encoder.build_model`` returned, on its device, with a packed forward.
-        texts: token ids of each text.
+        texts: token ids of each text, its windows end to end.
         key: what else the states depend on.
+        window: tokens of each window of a text that has several.
         progress: called with tokens done, tokens in all, and a note.
 
     Raises:
         ResourceError: the disk has no room for it.
     """
     distinct = _Distinct(texts)
-    folder = storage.cache_folder() / FOLDER / _name(key, distinct)
+    folder = storage.cache_folder() / FOLDER / _name(key, distinct, window)
     if not (folder / INDEX).exists():
         size = needed_bytes(sum(len(ids) for ids in distinct.values()), _width(model), key.precision)
         _check_disk(folder, size)
         storage.make_folder(folder.parent)
         with storage.atomic_folder(folder) as temporary:
-            _build(model, distinct, key, temporary, progress=lambda done, total: progress(done, total, _note(size)))
+            _build(
+                model,
+                distinct,
+                key,
+                temporary,
+                window=window,
+                progress=lambda done, total: progress(done, total, _note(size)),
+            )
     return PrefixCache(folder)
 
 
@@ -145,8 +154,10 @@ class _Distinct(Mapping[str, TokenIds]):
         return len(self._places)
 
 
-def _name(key: PrefixKey, distinct: Mapping[str, TokenIds]) -> str:
-    parts = [str(VERSION), torch.__version__, repr(key), *sorted(distinct)]
+def _name(key: PrefixKey, distinct: Mapping[str, TokenIds], window: int) -> str:
+    # Where every text is one window, the window's length changes nothing.
+    several = [f"windows of {window}"] if any(len(ids) > window for ids in distinct.values()) else []
+    parts = [str(VERSION), torch.__version__, repr(key), *several, *sorted(distinct)]
     return storage.fingerprint(parts)[:24]
 
 
@@ -175,6 +186,7 @@ def _build(
     key: PrefixKey,
     folder: Path,
     *,
+    window: int,
     progress: Callable[[int, int], None],
 ) -> None:
     first_rows: dict[str, int] = {}
@@ -183,7 +195,7 @@ def _build(
     with (folder / STATES).open("wb") as stream:
         for names in _passes(distinct, model.device.type):
             texts = [distinct[name] for name in names]
-            _append(stream, _states_within(budget, model, texts, key.layers))
+            _append(stream, _states_within(budget, model, texts, key.layers, window))
             for name, ids in zip(names, texts, strict=True):
                 first_rows[name] = done
                 done += len(ids)
@@ -202,7 +214,7 @@ def _passes(distinct: Mapping[str, TokenIds], device: str) -> Iterator[list[str]
             yield [block[row] for row in rows]
 
 
-def _states_within(budget: Budget, model: Any, texts: Sequence[TokenIds], layers: int) -> torch.Tensor:
+def _states_within(budget: Budget, model: Any, texts: Sequence[TokenIds], layers: int, window: int) -> torch.Tensor:
     """Return the states (N, H) of one pass's texts, computed in parts where memory does not allow the whole."""
 
     def work(under_way: Pass) -> torch.Tensor:
@@ -210,16 +222,16 @@ def _states_within(budget: Budget, model: Any, texts: Sequence[TokenIds], layers
         # The texts come longest first, so that their order stays in any cut.
         for rows in packed_batches([len(ids) for ids in texts], budget.tokens):
             under_way.holds(len(rows), sum(len(texts[row]) for row in rows))
-            parts.append(_states(model, [texts[row] for row in rows], layers))
+            parts.append(_states(model, windows.split_all([texts[row] for row in rows], window)[0], layers))
         return torch.cat(parts)
 
     return budget.run(work, stage="frozen layers")
 
 
 @torch.inference_mode()
-def _states(model: Any, texts: Sequence[TokenIds], layers: int) -> torch.Tensor:
+def _states(model: Any, pieces: Sequence[TokenIds], layers: int) -> torch.Tensor:
     forward: packed.PackedForward = model.get_base_model().packed
-    inputs = packed.pack(texts, 0)
+    inputs = packed.pack(pieces, 0)
     layout = packed.Layout(inputs["lengths"])
     states = forward.hidden(inputs["input_ids"].to(model.device), layout, blocks=layers)
     return states[: layout.tokens].cpu()

@@ -103,7 +103,7 @@ class _Counts:
 
 def added_columns(label_names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the columns that scoring adds."""
-    return ("prediction", "probability", *(f"probability_{name}" for name in label_names))
+    return ("prediction", "probability", *(f"probability_{name}" for name in label_names), "truncated")
 
 
 def _text_column(table: Table, known: str, text: str | None) -> str:
@@ -161,7 +161,7 @@ def _cells(prediction: Prediction | None, width: int, *, several: bool) -> list[
     if prediction is None:
         return [None] * width
     given = list(prediction.labels) if several else prediction.label
-    return [given, prediction.probability, *prediction.probabilities.values()]
+    return [given, prediction.probability, *prediction.probabilities.values(), prediction.truncated]
 
 
 @contextmanager
@@ -225,8 +225,8 @@ def _schema(table: Table, source: Path, added: Sequence[str], *, several: bool) 
     else:
         kinds = _json_kinds(table) if table.format == "jsonl" else {}
         inputs = [pa.field(name, _arrow_type(pa, kinds.get(name, {str}))) for name in table.columns]
-    given = pa.list_(pa.string()) if several else pa.string()
-    outputs = [pa.field(name, given if name == added[0] else pa.float64()) for name in added]
+    types = {added[0]: pa.list_(pa.string()) if several else pa.string(), added[-1]: pa.bool_()}
+    outputs = [pa.field(name, types.get(name, pa.float64())) for name in added]
     return pa.schema([*inputs, *outputs])
 
 

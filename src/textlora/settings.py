@@ -89,12 +89,24 @@ class ModelSettings(Section):
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
 
 
+Policy = Literal["head", "tail", "head+tail", "windows"]
+
+
 class TextSettings(Section):
     """What happens to texts longer than the encoder takes."""
 
-    policy: Literal["head", "tail", "head+tail"] = Field("head+tail", description="Which part of a long text is kept.")
-    max_length: int | None = Field(None, ge=8, description="Tokens per text, special tokens included.")
+    policy: Policy = Field(
+        "head+tail",
+        description="Which part of a long text is kept; windows: all of it, in several forward passes whose logits are averaged.",
+    )
+    max_length: int | None = Field(None, ge=8, description="Tokens per forward pass, special tokens included.")
     head_tokens: int = Field(128, ge=1, description="Tokens kept from the start under head+tail.")
+    window_overlap: int | None = Field(
+        None, ge=0, description="Tokens that neighbouring windows share at least, under windows."
+    )
+    max_windows: int = Field(
+        8, ge=1, le=64, description="Windows of a text at most, under windows; a longer text has gaps between them."
+    )
     padding: Literal["longest", "max_length"] = Field(
         "longest", description="Pad to the longest of the micro-batch or to max_length."
     )

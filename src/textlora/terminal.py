@@ -30,7 +30,18 @@ from rich.text import Text
 
 from textlora import memory
 from textlora.errors import TextloraWarning
-from textlora.types import Dataset, Drift, Estimate, Evaluation, Interval, Machine, Plan, Prediction, Run
+from textlora.types import (
+    Dataset,
+    Drift,
+    Estimate,
+    Evaluation,
+    Explanation,
+    Interval,
+    Machine,
+    Plan,
+    Prediction,
+    Run,
+)
 
 if TYPE_CHECKING:
     from textlora.doctor import Examination
@@ -363,16 +374,76 @@ def show_predictions(
     width = max(map(len, heads), default=0)
     for text, prediction, head in zip(texts, predictions, heads, strict=True):
         cut = "  (truncated)" if prediction.truncated else ""
-        short = " ".join(text.split())
-        short = short if len(short) <= 70 else short[:69] + "…"  # noqa: PLR2004
         probability = "" if several else f"{prediction.probability:.3f}  "
-        console.print(Text(f"{head:<{width}}  {probability}{short}{cut}"))
+        console.print(Text(f"{head:<{width}}  {probability}{_short(text, PASSAGE)}{cut}"))
 
 
 def _labels_given(prediction: Prediction) -> str:
     """Return ``joy 0.912, love 0.634``."""
     given = [f"{name} {prediction.probabilities[name]:.3f}" for name in prediction.labels]
     return ", ".join(given) or "(no label)"
+
+
+# Words of an explanation that are listed, and characters of a passage.
+LISTED, PASSAGE = 10, 70
+STYLES = {
+    1: "green",
+    2: "bold green",
+    3: "bold reverse green",
+    -1: "red",
+    -2: "bold red",
+    -3: "bold reverse red",
+    0: "",
+}
+
+
+def show_explanations(
+    predictions: Sequence[Prediction],
+    explanations: Sequence[Explanation],
+    console: Console,
+    *,
+    several: bool = False,
+) -> None:
+    """Print each decision, the words that carried it, and what the probability is without them.
+
+    Where texts have several labels, the label that is explained is named.
+    """
+    from textlora.explanation import marked
+
+    for prediction, explained in zip(predictions, explanations, strict=True):
+        if console.is_terminal:
+            cut = "  (truncated)" if prediction.truncated else ""
+            head = _labels_given(prediction) if several else f"{explained.label}  {explained.probability:.3f}"
+            console.print(Text(f"{head}{cut}", style="bold"))
+            console.print(
+                Text.assemble(*((piece, STYLES[level]) for piece, level in marked(explained.text, explained.spans)))
+            )
+        else:
+            show_predictions([explained.text], [prediction], console, several=several)
+        if several:
+            console.print(Text(f"  What carried {explained.label}, the most probable label:"))
+        for line in _span_lines(explained):
+            console.print(Text(line))
+
+
+def _span_lines(explained: Explanation) -> Iterator[str]:
+    """Yield a line for each of the strongest spans, then what has to be said about them."""
+    from textlora.explanation import levels
+
+    strongest = explained.strongest
+    told = [span for span, level in zip(strongest, levels(strongest), strict=True) if level][:LISTED]
+    for span in told:
+        words = _short(explained.words(span), PASSAGE)
+        yield f"  {span.weight:+6.2f}  {explained.probability:.3f} -> {span.probability:.3f} without  {words}"
+    if not told:
+        yield "  no word alone changes the probability much" if explained.spans else "  no words"
+    if not explained.complete:
+        yield "  a long text: its passages were left out first, then the words of the strongest ones"
+
+
+def _short(text: str, characters: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 # Fits into a bug report.

@@ -24,7 +24,7 @@ LENGTHS = "lengths.npy"
 INDEX = "index.json"
 LOCK = "lock"
 # Raise it when the same texts would be written in another way.
-VERSION = 1
+VERSION = 2
 
 
 def open_or_build(
@@ -120,7 +120,7 @@ def _build(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     dtype = "<u2" if tokenizer.largest_id < 1 << 16 else "<u4"
-    lengths: list[NDArray[np.int64]] = [np.zeros((2, 0), np.int64)]
+    lengths: list[NDArray[np.int64]] = [np.zeros((3, 0), np.int64)]
     done = 0
     with storage.atomic_folder(folder) as temporary:
         with (temporary / IDS).open("wb") as stream:
@@ -128,7 +128,7 @@ def _build(
             while given := list(itertools.islice(rest, BLOCK)):
                 block = tokenizer.encode(given)
                 stream.write(np.concatenate(block.ids).astype(dtype).tobytes())
-                lengths.append(np.stack([block.lengths, block.full_lengths]))
+                lengths.append(np.stack([block.lengths, block.full_lengths, block.truncated]))
                 done += len(given)
                 if progress:
                     progress(done, len(texts))
@@ -152,5 +152,5 @@ def _read_index(folder: Path) -> tuple[dict[str, str], NDArray[np.int64]]:
 
 
 def _open(folder: Path) -> Tokenized:
-    index, (lengths, full) = _read_index(folder)
-    return Tokenized(StoredIds(folder / IDS, lengths, index["dtype"]), lengths, full)
+    index, (lengths, full, truncated) = _read_index(folder)
+    return Tokenized(StoredIds(folder / IDS, lengths, index["dtype"]), lengths, full, truncated.astype(np.bool_))

@@ -11,49 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textlora import storage
 from textlora.errors import UsageError
+from textlora.windows import LengthPolicy, Piece
 
-Policy = Literal["head", "tail", "head+tail"]
 TokenIds = NDArray[np.int32]
 
 # Tokenising costs time and memory by the character, so a giant text is cut before: half from
 # the start, half from the end, far more than any policy keeps.
 MAX_CHARACTERS = 200_000
+# Under windows a policy may keep more than that; words hold about five characters a token.
+CHARACTERS_PER_TOKEN = 20
 BLOCK = 1_000
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-
-
-@dataclass(frozen=True, slots=True)
-class LengthPolicy:
-    """Which tokens of a long text are kept.
-
-    Attributes:
-        policy: the first tokens, the last ones, or both ends.
-        max_length: tokens per text, special ones included.
-        head_tokens: tokens from the start under ``head+tail``.
-    """
-
-    policy: Policy
-    max_length: int
-    head_tokens: int = 128
-
-    def cut(self, ids: Sequence[int], specials: int) -> Sequence[int]:
-        """Return the kept part of ``ids`` so that ``specials`` more tokens fit."""
-        room = self.max_length - specials
-        if len(ids) <= room:
-            return ids
-        if self.policy == "head":
-            return ids[:room]
-        if self.policy == "tail":
-            return ids[-room:]
-        head = min(self.head_tokens, room - 1)
-        return [*ids[:head], *ids[len(ids) - (room - head) :]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +36,17 @@ class Tokenized:
     """Token ids of some texts, special tokens included.
 
     Attributes:
-        ids: one array (T,) a text, cut by the policy.
-        lengths: tokens after the cut, (N,).
-        full_lengths: tokens before the cut, (N,).
+        ids: one array (T,) a text: its windows end to end, see ``textlora.windows``. Under every
+            policy but ``windows`` there is one.
+        lengths: tokens of all windows, (N,).
+        full_lengths: tokens before any cut, (N,).
+        truncated: whether something of a text was left out, (N,).
     """
 
     ids: Sequence[TokenIds]
     lengths: NDArray[np.int64]
     full_lengths: NDArray[np.int64]
-
-    @property
-    def truncated(self) -> NDArray[np.bool_]:
-        """Whether a text was cut, (N,)."""
-        return self.full_lengths > self.lengths
+    truncated: NDArray[np.bool_]
 
 
 class TextTokenizer:
@@ -130,7 +103,7 @@ class TextTokenizer:
 
     @property
     def max_length(self) -> int:
-        """Tokens per text, special ones included."""
+        """Tokens per forward pass, special ones included."""
         return self.policy.max_length
 
     @property
@@ -155,24 +128,43 @@ class TextTokenizer:
             texts: any strings; lone surrogates are replaced.
             progress: called with the texts done and the number of texts.
         """
-        specials = len(self._prefix) + len(self._suffix)
         kept: list[TokenIds] = []
         full: list[int] = []
         for ids in self._raw_ids(texts, progress):
-            full.append(len(ids) + specials)
-            cut = self.policy.cut(ids, specials)
-            kept.append(np.array([*self._prefix, *cut, *self._suffix], dtype=np.int32))
-        lengths = np.array([len(ids) for ids in kept], dtype=np.int64)
-        return Tokenized(tuple(kept), lengths, np.array(full, dtype=np.int64))
+            full.append(len(ids) + self.specials)
+            kept.append(np.array(self._windows(ids), dtype=np.int32))
+        lengths, full_lengths = np.array([len(ids) for ids in kept], np.int64), np.array(full, np.int64)
+        giant = np.array([len(text) > self._most_characters for text in texts], np.bool_)
+        truncated = (full_lengths > self.policy.whole(self.specials)) | giant
+        return Tokenized(tuple(kept), lengths, full_lengths, truncated)
+
+    def _windows(self, ids: list[int]) -> list[int]:
+        """Return the windows of a text end to end, each with the special tokens."""
+        pieces: Sequence[Sequence[Piece]] = self.policy.windows(len(ids), self.specials)
+        joined: list[int] = []
+        for window in pieces:
+            joined += self._prefix
+            for start, stop in window:
+                joined += ids[start:stop]
+            joined += self._suffix
+        return joined
+
+    @property
+    def specials(self) -> int:
+        """Special tokens of a text."""
+        return len(self._prefix) + len(self._suffix)
+
+    @property
+    def _most_characters(self) -> int:
+        return max(MAX_CHARACTERS, CHARACTERS_PER_TOKEN * self.policy.whole(self.specials))
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special ones included, before any cut."""
-        specials = len(self._prefix) + len(self._suffix)
-        return [len(ids) + specials for ids in self._raw_ids(texts, None)]
+        return [len(ids) + self.specials for ids in self._raw_ids(texts, None)]
 
     def _raw_ids(self, texts: Sequence[str], progress: Callable[[int, int], None] | None) -> Iterator[list[int]]:
         for start in range(0, len(texts), BLOCK):
-            block = [_tame(text) for text in texts[start : start + BLOCK]]
+            block = [_tame(text, self._most_characters) for text in texts[start : start + BLOCK]]
             for encoding in self._backend.encode_batch_fast(block, add_special_tokens=False):
                 yield encoding.ids
             if progress:
@@ -201,9 +193,9 @@ class SavedTokenizer:
             (folder / name).write_bytes(content)
 
 
-def _tame(text: str) -> str:
-    if len(text) > MAX_CHARACTERS:
-        half = MAX_CHARACTERS // 2
+def _tame(text: str, most: int) -> str:
+    if len(text) > most:
+        half = most // 2
         text = f"{text[:half]} {text[-half:]}"
     # The tokenizer is Rust and takes no lone surrogates.
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback
 
-from textlora import checkpoints, encoder
+from textlora import checkpoints, encoder, windows
 from textlora.batching import micro_batches, packed_batches
 from textlora.errors import TrainingError
 from textlora.losses import Loss, targets
@@ -38,7 +38,7 @@ KEPT_CHECKPOINTS = 2
 
 
 class Sample(TypedDict):
-    """One tokenized training text; ``states`` (T, H) are its hidden states where these are cached."""
+    """One tokenized training text, its windows end to end; ``states`` (T, H) are its hidden states where cached."""
 
     ids: TokenIds
     label: Label
@@ -76,7 +76,7 @@ class Collator:
 
     Attributes:
         pad_id: fills short texts.
-        limit: longest text in tokens.
+        limit: longest window in tokens; a longer text has several, which stay in one micro-batch.
         budget: tokens per micro-batch; 0 gives plain batches as Trainer expects them. It may shrink
             while batches are on their way, so they are cut when their turn comes.
         fixed: pad everything to ``limit``.
@@ -105,20 +105,23 @@ class Collator:
         return targets([sample["label"] for sample in samples], self.task, self.classes)
 
     def micro_batches(self, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
-        """Yield ``labels``, inputs and ``rows`` (b,) of each micro-batch within the budget."""
+        """Yield ``labels``, inputs, ``rows`` (b,) and ``windows`` (b,) of each micro-batch within the budget."""
         for rows in self._cut(samples):
-            yield {**self._tensors([samples[row] for row in rows]), "rows": torch.tensor(rows)}
+            taken = [samples[row] for row in rows]
+            counts = windows.split_all([sample["ids"] for sample in taken], self.limit)[1]
+            yield {**self._tensors(taken), "rows": torch.tensor(rows), "windows": counts}
 
     def _cut(self, samples: Sequence[Sample]) -> list[list[int]]:
-        lengths = [self.limit if self.fixed else len(sample["ids"]) for sample in samples]
+        lengths = [max(len(sample["ids"]), self.limit if self.fixed else 0) for sample in samples]
         if self.packed:
             return packed_batches(lengths, self.budget.tokens)
         return micro_batches(lengths, self.budget.tokens, limit=self.limit)
 
     def _tensors(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        ids = [sample["ids"] for sample in samples]
+        ids, _ = windows.split_all([sample["ids"] for sample in samples], self.limit)
         if "states" in samples[0]:
-            inputs = pack_states([sample["states"] for sample in samples], self.start)
+            states = [part for sample in samples for part in sample["states"].split(self.limit)]
+            inputs = pack_states(states, self.start)
         elif self.packed:
             inputs = pack(ids, self.pad_id)
         else:
@@ -239,7 +242,7 @@ class MicroBatchTrainer(SealedTrainer):
             # Several processes exchange gradients once a step, after the last micro-batch.
             last = number == len(batches)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager(), self._head.rows(batch["rows"]):
+                with self.compute_loss_context_manager(), self._head.rows(_row_of_each_window(batch)):
                     loss = _summed_loss(model, self._prepare_inputs(batch), self.loss)[0] / divisor
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -354,9 +357,16 @@ class HeadDropout:
         return x * kept.to(x.dtype) / (1 - module.p)
 
 
+def _row_of_each_window(batch: dict[str, Any]) -> torch.Tensor:
+    """Return the sample of each window (W,): the windows of a text meet the same mask of the head's dropout."""
+    rows: torch.Tensor = batch["rows"]
+    return rows.repeat_interleave(torch.tensor(batch["windows"]))
+
+
 def _summed_loss(model: Any, batch: dict[str, Any], loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "rows")}
-    logits = model(**inputs).logits.float()
+    """Return the sum of the texts' losses, and their logits (B, C): a loss sees texts, never windows."""
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "rows", "windows")}
+    logits = encoder.pool(model(**inputs).logits.float(), batch["windows"])
     return loss.terms(logits, batch["labels"]).sum(), logits
 
 

@@ -54,7 +54,7 @@ from textlora.memory import Budget
 from textlora.prefix import PrefixCache
 from textlora.sampling import BalancedSampler
 from textlora.tasks import label_matrix
-from textlora.tokenization import LengthPolicy, TextTokenizer, TokenIds, Tokenized
+from textlora.tokenization import TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
     Clock,
     Collator,
@@ -67,6 +67,7 @@ from textlora.trainer import (
     scores_from,
 )
 from textlora.types import Bundle, Dataset, Drift, MemoryEvent, Plan, Run
+from textlora.windows import LengthPolicy
 
 # progress(stage, done, total, note)
 Progress = Callable[[str, int, int, str], None]
@@ -229,8 +230,7 @@ class _Job:
         )
 
     def tokenizer(self) -> TextTokenizer:
-        text = self.settings.text
-        policy = LengthPolicy(text.policy, text.max_length or self.base.max_length, text.head_tokens)
+        policy = LengthPolicy.of_settings(self.settings.text, max_length=self.base.max_length)
         return TextTokenizer.load(self.base.folder, policy, base_model=self.base.name)
 
 
@@ -287,7 +287,7 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     entries, shortages = history.read_until(job.history, start.step) if start else ([], [])
     budget = _budget(job, shortages)
     cache = (
-        _prefix_cache(job, model, token_store.Joined(train.ids, validation.ids))
+        _prefix_cache(job, model, token_store.Joined(train.ids, validation.ids), window=tokenizer.max_length)
         if job.settings.compute.prefix_cache
         else None
     )
@@ -330,7 +330,7 @@ def _resume_hint(job: _Job) -> str:
     return f"From the last checkpoint, if there is one: textlora train {job.folder} --resume"
 
 
-def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds]) -> PrefixCache:
+def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds], *, window: int) -> PrefixCache:
     settings, device = job.settings, job.settings.compute.device or "cpu"
     key = prefix.PrefixKey(
         base_fingerprint=base_fingerprint(job.base.folder),
@@ -343,7 +343,11 @@ def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds]) -> PrefixCac
     model.to(device)
     with encoder.arithmetic(key.precision):
         return prefix.open_or_build(
-            model, texts, key, progress=lambda done, total, note: job.progress("frozen layers", done, total, note)
+            model,
+            texts,
+            key,
+            window=window,
+            progress=lambda done, total, note: job.progress("frozen layers", done, total, note),
         )
 
 

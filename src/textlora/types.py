@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from textlora.settings import Settings, flatten, show
+from textlora.settings import Policy, Settings, flatten, show
 
 Task = Literal["single_label", "multi_label"]
 Label = int | tuple[int, ...]
@@ -133,6 +133,7 @@ class TokenLengths:
         rows_cut: texts longer than ``max_length``.
         tokens_cut_share: share of all tokens that the cut removes, 0 to 1.
         histogram: rows per bin of 32 tokens, the last bin open.
+        rows_by_tokens: texts of each length; empty where files of older versions do not have it.
     """
 
     base_model: str
@@ -143,6 +144,7 @@ class TokenLengths:
     rows_cut: int
     tokens_cut_share: float
     histogram: tuple[int, ...]
+    rows_by_tokens: Mapping[int, int] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,8 +461,8 @@ class Bundle:
         base_model: hub id, folder or ``embedded``.
         revision: the hub commit, ``local`` or ``embedded``.
         base_fingerprint: SHA-256 of the base model's weights.
-        policy: what is kept of long texts (``head``, ``tail``, ``head+tail``).
-        max_length: tokens per text, special ones included.
+        policy: what is kept of long texts (``head``, ``tail``, ``head+tail``, ``windows``).
+        max_length: tokens per forward pass, special ones included.
         head_tokens: tokens from the start under ``head+tail``.
         precision: arithmetic of the frozen part in training, and so in prediction.
         attention: attention kernel.
@@ -472,7 +474,7 @@ class Bundle:
     base_fingerprint: str
     label_names: tuple[str, ...]
     task: Task
-    policy: Literal["head", "tail", "head+tail"]
+    policy: Policy
     max_length: int
     head_tokens: int
     precision: str
@@ -484,6 +486,10 @@ class Bundle:
     """What full-precision base weights change, where it was trained over quantized ones."""
     text_column: str = ""
     """Name of the text column in the training file, the first guess for files to score."""
+    window_overlap: int = 0
+    """Tokens that neighbouring windows share at least, under ``windows``."""
+    max_windows: int = 1
+    """Windows of a text at most, under ``windows``."""
     tokens_per_micro_batch: int | None = field(default=None, repr=False)
     """The most that fitted, where memory ran out in training. It changes no answer, hence no fingerprint."""
     thresholds: tuple[float, ...] = ()
@@ -559,14 +565,84 @@ class Leakage:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a text, and what the decision is without it.
+
+    Attributes:
+        start: its first character.
+        end: the character behind its last.
+        weight: log(p / (1 - p)) of the label with the whole text minus the same without the span:
+            above zero it spoke for the label, below against it. Weights do not add up: of two words
+            that say the same, each can be spared.
+        probability: p of the label without the span.
+    """
+
+    start: int
+    end: int
+    weight: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which parts of a text carried a decision.
+
+    Attributes:
+        text: the whole text.
+        label: whose probability is explained.
+        probability: what the whole text has.
+        spans: in the order of the text, without overlap.
+        complete: whether each word was left out on its own; in a long text only those of the
+            strongest passages are, and the other spans are passages.
+    """
+
+    text: str
+    label: str
+    probability: float
+    spans: tuple[Span, ...]
+    complete: bool = True
+
+    @property
+    def strongest(self) -> tuple[Span, ...]:
+        """The spans, those with the largest weights first, whether for or against the label."""
+        return tuple(sorted(self.spans, key=lambda span: -abs(span.weight)))
+
+    def words(self, span: Span) -> str:
+        """Return the text of a span."""
+        return self.text[span.start : span.end]
+
+    def without(self, *spans: Span) -> str:
+        """Return the text without some spans, which for one of them has its ``probability``."""
+        return without(self.text, [(span.start, span.end) for span in spans])
+
+
+def without(text: str, places: Sequence[tuple[int, int]]) -> str:
+    """Return a text without some parts (start, end); of two spaces around a part, one goes too."""
+    for start, end in sorted(places, reverse=True):
+        before, after = text[:start], text[end:]
+        if after[:1].isspace() and (not before or before[-1].isspace()):
+            after = after[1:]
+        elif not after and before[-1:].isspace():
+            before = before[:-1]
+        text = before + after
+    return text
+
+
+@dataclass(frozen=True, slots=True)
 class Mistake:
-    """A wrong prediction; ``probability`` is what the model gave to ``predicted``."""
+    """A wrong prediction; ``probability`` is what the model gave to ``predicted``.
+
+    ``spans`` say which parts of the text carried it; they end where ``text`` is cut. In multi-label data
+    both are about ``answer``, the surest wrong one (``joy: no``), which is empty otherwise.
+    """
 
     id: str
     text: str
     label: str
     predicted: str
     probability: float
+    spans: tuple[Span, ...] = ()
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from textlora.errors import ResourceError, UsageError, did_you_mean
 from textlora.extras import QLORA
-from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, Choices, Grounds
+from textlora.planning.grounds import EAGER_ONLY, Choices, Grounds
 from textlora.planning.imbalance import loss_problems
 from textlora.types import Machine
+from textlora.windows import SPECIAL_TOKENS
 
 FIRST_BF16_CAPABILITY = (8, 0)
 
@@ -69,6 +70,25 @@ def _length_problems(chosen: Choices, grounds: Grounds) -> list[str]:
         most = length.value - SPECIAL_TOKENS - 1
         problems.append(
             f"text.head_tokens is {head.told}, which leaves no room for a tail within text.max_length {length.value}: at most {most}."
+        )
+    return problems
+
+
+def _window_problems(chosen: Choices, _: Grounds) -> list[str]:
+    if chosen["text.policy"].value != "windows":
+        return []
+    length, overlap, budget = (
+        chosen[name] for name in ("text.max_length", "text.window_overlap", "compute.tokens_per_micro_batch")
+    )
+    problems = []
+    if overlap.value >= length.value - SPECIAL_TOKENS:
+        most = length.value - SPECIAL_TOKENS - 1
+        problems.append(
+            f"text.window_overlap is {overlap.told}, which leaves nothing new in a window of text.max_length {length.value}: at most {most}."
+        )
+    if budget.value == 0:
+        problems.append(
+            f"text.policy is windows, but compute.tokens_per_micro_batch is {budget.told}: Trainer's plain batches hold one window of each text."
         )
     return problems
 
@@ -161,6 +181,7 @@ def _data_problems(chosen: Choices, grounds: Grounds) -> list[str]:
 
 CHECKS: Sequence[Callable[[Choices, Grounds], list[str]]] = (
     _length_problems,
+    _window_problems,
     _target_problems,
     _precision_problems,
     _attention_problems,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from textlora import settings
 from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
-from textlora.planning.grounds import EAGER_ONLY, SPECIAL_TOKENS, USER, Choice, Choices, Grounds
+from textlora.planning.grounds import EAGER_ONLY, USER, Choice, Choices, Grounds
 from textlora.planning.imbalance import resolve_loss
 from textlora.planning.rough import activations_gb
 from textlora.planning.shapes import BYTES, weights_gb
 from textlora.planning.workload import steps
 from textlora.settings import Settings
 from textlora.types import Machine
+from textlora.windows import SPECIAL_TOKENS, LengthPolicy, loss, usual_overlap
 
 # bf16 costs digits, so it has to win by more than the probe's noise.
 BF16_GAIN = 1.2
@@ -72,6 +74,7 @@ def resolve(choices: Choices, grounds: Grounds, *, small_data: bool = False) -> 
     _mention_long_warmup(chosen, grounds)
     _mention_saving(chosen, grounds)
     built = settings.build({name: choice.value for name, choice in chosen.items()})
+    _mention_cut(chosen, built, grounds)
     return built, {name: choice.reason for name, choice in chosen.items()}
 
 
@@ -99,7 +102,12 @@ def _max_length(_: Choices, grounds: Grounds) -> Decision:
     if longest and needed < limit:
         return needed, f"the longest text has {longest:,} tokens; the encoder takes {limit:,}"
     cut = grounds.lengths.rows_cut if longest else 0
-    return limit, "the encoder's limit" + (f"; {cut:,} longer texts are cut" if cut else "")
+    return limit, "the encoder's limit" + (f"; {cut:,} texts are longer" if cut else "")
+
+
+def _window_overlap(chosen: Choices, _: Grounds) -> Decision:
+    length = chosen["text.max_length"].value
+    return usual_overlap(length), f"an eighth of a window's {length} tokens"
 
 
 def _round_up(number: int, step: int) -> int:
@@ -244,6 +252,7 @@ def _free_gb(device: str, machine: Machine) -> float:
 DECISIONS: Mapping[str, Callable[[Choices, Grounds], Decision]] = {
     "model.revision": _revision,
     "text.max_length": _max_length,
+    "text.window_overlap": _window_overlap,
     "lora.target_modules": _target_modules,
     "lora.top_layers": _top_layers,
     "compute.device": _device,
@@ -312,6 +321,17 @@ def _mention_saving(chosen: Choices, grounds: Grounds) -> None:
     kept = _kept_gb(tokens, chosen, grounds)
     reason = f"{bits.reason}; saves {saved:.2f} GB of weights, beside about {kept:.1f} GB of activations that stay"
     chosen["quantization.bits"] = Choice(bits.value, reason, bits.source)
+
+
+def _mention_cut(chosen: Choices, built: Settings, grounds: Grounds) -> None:
+    """Say how many texts are cut and how much is lost, under whatever policy and length was chosen."""
+    policy = LengthPolicy.of_settings(built.text, max_length=grounds.info.max_length)
+    found, choice = loss(policy, grounds.lengths, rows=sum(grounds.rows.values())), chosen["text.policy"]
+    several = found.mean_computed / max(
+        1.0, loss(replace(policy, policy="head"), grounds.lengths, rows=1).mean_computed
+    )
+    more = f"; computes {several:.2f} times the tokens of head" if policy.policy == "windows" else ""
+    chosen["text.policy"] = Choice(choice.value, f"{choice.reason}; {found}{more}", choice.source)
 
 
 def _planned_steps(chosen: Choices, grounds: Grounds) -> int:

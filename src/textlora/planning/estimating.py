@@ -15,6 +15,7 @@ from textlora.planning.workload import Load, load, steps
 from textlora.rehearsal import LAST_LAYER_SAVED
 from textlora.settings import Settings
 from textlora.types import Cost, Estimate, Rehearsal
+from textlora.windows import LengthPolicy, loss
 
 GB = 1e9
 # Seconds of an optimiser step beside its passes: AdamW, clipping, Trainer's bookkeeping.
@@ -222,5 +223,7 @@ def prefix_gb(chosen: Settings, grounds: Grounds) -> float:
     """Return the GB of the frozen layers' cache on disk: the states of all training and validation tokens."""
     if not chosen.compute.prefix_cache:
         return 0.0
-    tokens = grounds.lengths.mean_cut * (grounds.rows["train"] + grounds.rows["validation"])
+    rows = grounds.rows["train"] + grounds.rows["validation"]
+    policy = LengthPolicy.of_settings(chosen.text, max_length=grounds.info.max_length)
+    tokens = rows * loss(policy, grounds.lengths, rows=rows).mean_computed
     return tokens * grounds.info.hidden * BYTES[chosen.compute.precision or "fp32"] / GB

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from textlora.errors import ResourceError
 from textlora.models import BaseInfo
 from textlora.types import Dataset, Machine, Task, TokenLengths
+from textlora.windows import QUANTILES, LengthPolicy, tally
 
 # transformers has no sdpa kernel for these, of all the architectures that are tested.
 EAGER_ONLY = ("deberta", "deberta-v2", "mpnet")
-# [CLS] and [SEP], or what an encoder has instead.
-SPECIAL_TOKENS = 2
-# The shares that TokenLengths has quantiles for.
-QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 MAX_COUNTED_TEXTS = 20_000
 
 Source = Literal["command line", "plan file", "recipe", "default", "decided"]
@@ -102,7 +101,7 @@ def lengths_of(dataset: Dataset, info: BaseInfo) -> tuple[TokenLengths, int | No
 
 
 def _count(texts: Sequence[str], info: BaseInfo) -> list[int]:
-    from textlora.tokenization import LengthPolicy, TextTokenizer
+    from textlora.tokenization import TextTokenizer
 
     if info.folder is None:
         raise ResourceError(f"The tokenizer of {info.name} is not on this machine.")
@@ -123,4 +122,5 @@ def measure_lengths(counts: Sequence[int], info: BaseInfo) -> TokenLengths:
         rows_cut=sum(count > limit for count in ordered),
         tokens_cut_share=1 - kept / max(1, sum(ordered)),
         histogram=(),
+        rows_by_tokens=tally(np.array(ordered)),
     )

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
+
 from textlora.batching import ROW_STEP, TEXT_STEP, group_size, micro_batches, packed_batches, padded_length
-from textlora.planning.grounds import QUANTILES, Grounds
+from textlora.planning.grounds import Grounds
 from textlora.settings import Settings
+from textlora.windows import QUANTILES, LengthPolicy
 
 SIMULATED_STEPS = 40
 
@@ -59,10 +62,13 @@ def load(rows: int, batch_size: int, chosen: Settings, grounds: Grounds, *, budg
     if rows == 0:
         return NOTHING
     length = chosen.text.max_length or grounds.info.max_length
-    drawn = _spread(grounds.lengths.quantiles, min(rows, SIMULATED_STEPS * batch_size), length)
+    longest = grounds.lengths.quantiles[-1]
+    texts = _spread(grounds.lengths.quantiles, min(rows, SIMULATED_STEPS * batch_size), longest)
+    policy = LengthPolicy.of_settings(chosen.text, max_length=length)
+    drawn = [int(count) for count in policy.computed(np.array(texts, np.int64))]
     random.Random(0).shuffle(drawn)  # noqa: S311 - no secret, only the same order every time
     if chosen.text.padding == "max_length":
-        drawn = [length] * len(drawn)
+        drawn = [max(length, tokens) for tokens in drawn]
     tokens = chosen.compute.tokens_per_micro_batch or 0 if budget is None else budget
     batches = [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
     packed = chosen.compute.engine == "packed"
@@ -93,16 +99,23 @@ def _passes(lengths: Sequence[int], budget: int, limit: int, *, packed: bool) ->
     """Yield the forward passes over the samples of one optimiser step."""
     if packed:
         for rows in packed_batches(lengths, budget):
-            texts = [lengths[row] for row in rows]
+            # Attention ends where a window ends.
+            texts = [window for row in rows for window in _windows(lengths[row], limit)]
             tokens = -(-sum(texts) // ROW_STEP) * ROW_STEP
             padded = [-(-length // TEXT_STEP) * TEXT_STEP for length in texts]
             pairs = sum(length * length for length in padded)
             yield _Pass(tokens, pairs, (tokens, 1), frozenset(_groups(padded)))
         return
     for rows in micro_batches(lengths, budget, limit=limit):
-        width = padded_length(max(lengths[row] for row in rows), limit)
-        shape = (width, len(rows))
-        yield _Pass(width * len(rows), width * width * len(rows), shape, frozenset({shape}))
+        texts = [window for row in rows for window in _windows(lengths[row], limit)]
+        width = padded_length(max(texts), limit)
+        shape = (width, len(texts))
+        yield _Pass(width * len(texts), width * width * len(texts), shape, frozenset({shape}))
+
+
+def _windows(length: int, limit: int) -> list[int]:
+    """Return the tokens of each window of a text; see ``textlora.windows``."""
+    return [min(limit, length - start) for start in range(0, length, limit)]
 
 
 def _groups(padded: Sequence[int]) -> Iterator[tuple[int, int]]:

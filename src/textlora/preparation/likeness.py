@@ -9,6 +9,7 @@ alike. A row of a given file is never moved, so only its links with main rows ar
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -36,6 +37,8 @@ GIANT_SHARE = 0.25
 GIANT_ROWS = 20
 """Smaller clusters are none."""
 EQUAL = 1.0
+FORESEEN_GB = 0.05
+"""Less than this is not foreseen: writing it fails at once, and says that the disk is full."""
 
 _SKETCHED_CHARACTERS = 1 << 18
 _SKETCHED_ROWS = 4_096
@@ -100,7 +103,7 @@ def find_likeness(rows: Rows, threshold: float, folder: Path, ledger: Ledger) ->
 
 def _check_disk(folder: Path, count: int, cut: Banding) -> None:
     needed, free = 4 * count * (cut.bands + 1) / 1e9, hardware.free_disk_gb(folder)
-    if needed > free:
+    if needed > max(free, FORESEEN_GB):
         raise ResourceError(
             f"Looking for near-duplicates among {count:,} rows takes {needed:.1f} GB of disk, and {folder} has {free:.1f} GB free.",
             hint="Free some space, choose a folder on another disk with --out, or leave it out: --set data.near_duplicates=0.",
@@ -128,6 +131,7 @@ class _Sketches:
             with storage.disk_errors(self._folder):
                 self._blocks.append((self._file.tell(), len(texts)))
                 self._file.write(block.tobytes())
+                self._file.flush()  # so that a full disk is noticed here
             done += len(texts)
             ledger.progress("sketch", done, len(places))
 
@@ -144,7 +148,9 @@ class _Sketches:
 
     def close(self) -> None:
         """Give the disk space back."""
-        self._file.close()
+        # What could not be written would be tried again; the failure has been told.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _pieces(rows: Rows, places: NDArray[np.int32]) -> Iterator[list[str]]:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from textlora import checks
 from textlora.preparation.ledger import Ledger
 from textlora.preparation.rows import Rows
-from textlora.types import DatasetInfo, TokenLengths
+from textlora.settings import TextSettings
+from textlora.types import DatasetInfo, Finding, TokenLengths
+from textlora.windows import LengthPolicy, loss, tally, usual_overlap
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 HISTOGRAM_BIN = 32
@@ -48,7 +50,23 @@ def measure(info: DatasetInfo, rows: Rows, counter: TokenCounter | None, ledger:
         counts.extend(counter.count(block))
         ledger.progress("count tokens", len(counts), total)
     lengths = _token_lengths(np.frombuffer(counts, np.int32), counter)
-    return replace(info, token_lengths=lengths, findings=(*info.findings, checks.length_finding(lengths, total)))
+    found = (checks.length_finding(lengths, total), *_windows_finding(lengths, total))
+    return replace(info, token_lengths=lengths, findings=(*info.findings, *found))
+
+
+def _windows_finding(lengths: TokenLengths, rows: int) -> tuple[Finding, ...]:
+    """Say what would be different with windows, where texts are cut."""
+    if not lengths.rows_cut:
+        return ()
+    length, usual = lengths.max_length, TextSettings().max_windows
+    policy = LengthPolicy("windows", length, window_overlap=usual_overlap(length), max_windows=usual)
+    found = loss(policy, lengths, rows=rows)
+    lost = f"{found.rows:,} would be cut, {found.token_share:.1%} of all text" if found.rows else "none would be cut"
+    more = found.mean_computed / lengths.mean_cut
+    message = (
+        f"With text.policy=windows (up to {usual} of {length} tokens) {lost}, for {more:.2f} times the computation."
+    )
+    return (Finding("windows", "info", message, found.rows),)
 
 
 def _texts(rows: Rows) -> Iterator[str]:
@@ -71,4 +89,5 @@ def _token_lengths(counts: NDArray[np.int32], counter: TokenCounter) -> TokenLen
         rows_cut=int((counts > counter.max_length).sum()),
         tokens_cut_share=float(1 - cut.sum() / max(1, counts.sum())),
         histogram=tuple(int(value) for value in histogram),
+        rows_by_tokens=tally(counts),
     )

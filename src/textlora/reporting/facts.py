@@ -11,6 +11,7 @@ from typing import Any, Literal
 from textlora import memory, settings
 from textlora.reporting import wording
 from textlora.types import Baseline, ClassScores, Dataset, Evaluation, Interval, Plan, Run
+from textlora.windows import LengthPolicy, loss
 
 FEW_ROWS = 200
 MATRIX_CLASSES = 12
@@ -286,8 +287,34 @@ class Facts:
     @property
     def length_cut(self) -> int | None:
         """Tokens after which this run cuts a text."""
-        lengths = self.dataset.info.token_lengths
-        return self.plan.settings.text.max_length or (lengths.max_length if lengths else None)
+        policy = self._length_policy
+        return policy.whole() if policy else None
+
+    @property
+    def _length_policy(self) -> LengthPolicy | None:
+        text, lengths = self.plan.settings.text, self.dataset.info.token_lengths
+        limit = text.max_length or (lengths.max_length if lengths else None)
+        return LengthPolicy.of_settings(text, max_length=limit) if limit else None
+
+    @property
+    def length_told(self) -> str:
+        """How much of a text the classifier sees."""
+        policy = self._length_policy
+        if policy is None:
+            return f"Texts are cut to the encoder's limit of tokens ({self.plan.settings.text.policy})."
+        if policy.policy == "windows":
+            windows = f"up to {policy.max_windows} windows of {policy.max_length} tokens"
+            return f"Texts are seen in {windows}, whose logits are averaged; of longer ones parts are left out."
+        return f"Texts are cut to {policy.max_length} tokens ({policy.policy})."
+
+    @property
+    def cut_told(self) -> str:
+        """What this run's policy loses of the data's texts; empty where that is not known."""
+        policy, lengths = self._length_policy, self.dataset.info.token_lengths
+        if policy is None or lengths is None:
+            return ""
+        found = loss(policy, lengths, rows=self.dataset.info.counts.kept)
+        return f"In this run text.policy = {policy.policy} with {policy.max_length} tokens: {found}."
 
     @property
     def quantiles(self) -> list[tuple[str, int]]:

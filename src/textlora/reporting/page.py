@@ -60,6 +60,8 @@ def _environment(*, escape_html: bool) -> Environment:
             "rows",
             "duration",
             "excerpt",
+            "pieces",
+            "carriers",
         )
     }
     environment.filters.update(words, code=code, block=code_block)

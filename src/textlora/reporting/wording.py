@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from textlora.explanation import levels, marked
 from textlora.settings import show_table
-from textlora.types import Interval
+from textlora.types import Interval, Mistake
 
 NBSP = "\u00a0"
 MINUTE, HOUR = 60, 3600
@@ -124,3 +125,15 @@ def excerpt(text: str, characters: int) -> str:
     if len(line) <= characters:
         return line
     return line[: characters - 1].rsplit(" ", 1)[0] + "…"
+
+
+def pieces(mistake: Mistake) -> list[tuple[str, int]]:
+    """Return the text in pieces with the strength of each, see ``textlora.explanation.marked``."""
+    return marked(mistake.text, mistake.spans)
+
+
+def carriers(mistake: Mistake, number: int) -> list[tuple[str, str]]:
+    """Return the parts that spoke clearly for the wrong answer, and the probability that is left without each."""
+    strong = [span for span, level in zip(mistake.spans, levels(mistake.spans), strict=True) if level > 1]
+    chosen = sorted(strong, key=lambda span: -span.weight)[:number]
+    return [(excerpt(mistake.text[span.start : span.end], 60), sureness(span.probability)) for span in chosen]
