@@ -23,15 +23,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from textlora import hardware, storage
 from textlora.types import Rehearsal
-
-if TYPE_CHECKING:
-    pass
 
 VERSION = 3
 # Share of the last layer that the packed engine saves by computing it for one token per text.

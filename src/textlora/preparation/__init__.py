@@ -23,7 +23,7 @@ from textlora.preparation.cleaning import collect, name_labels
 from textlora.preparation.describing import describe
 from textlora.preparation.label_sets import name_label_sets
 from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger, Progress
-from textlora.preparation.measuring import HISTOGRAM_BIN, QUANTILES, TokenCounter, measure
+from textlora.preparation.measuring import HISTOGRAM_BIN, TokenCounter, measure
 from textlora.preparation.reading import line_unit, note_columns, note_label_form, open_all, read_all
 from textlora.preparation.repeats import without_repeats
 from textlora.preparation.request import Option, Origin, is_frame, make_request, options_of
@@ -39,7 +39,6 @@ from textlora.types import Dataset
 __all__ = [
     "CELL_LIMIT",
     "HISTOGRAM_BIN",
-    "QUANTILES",
     "Option",
     "Origin",
     "Progress",

@@ -16,9 +16,8 @@ from textlora.preparation.ledger import Ledger
 from textlora.preparation.rows import Rows
 from textlora.settings import TextSettings
 from textlora.types import DatasetInfo, Finding, TokenLengths
-from textlora.windows import LengthPolicy, loss, tally, usual_overlap
+from textlora.windows import QUANTILES, LengthPolicy, loss, tally, usual_overlap
 
-QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 HISTOGRAM_BIN = 32
 
 _BATCH = 1_024

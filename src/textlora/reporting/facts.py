@@ -11,12 +11,11 @@ from typing import Any, Literal
 from textlora import memory, settings
 from textlora.reporting import wording
 from textlora.types import Baseline, ClassScores, Dataset, Evaluation, Interval, Plan, Run
-from textlora.windows import LengthPolicy, loss
+from textlora.windows import QUANTILES, LengthPolicy, loss
 
 FEW_ROWS = 200
 MATRIX_CLASSES = 12
 CONFUSIONS = 10
-QUANTILES = (0, 10, 25, 50, 75, 90, 95, 99, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,9 +321,9 @@ class Facts:
         lengths = self.dataset.info.token_lengths
         if lengths is None:
             return []
-        names = {0: "shortest", 50: "median", 100: "longest"}
+        names = {0.0: "shortest", 0.5: "median", 1.0: "longest"}
         return [
-            (names.get(share, f"{share}{wording.NBSP}%"), tokens)
+            (names.get(share, f"{share * 100:.0f}{wording.NBSP}%"), tokens)
             for share, tokens in zip(QUANTILES, lengths.quantiles, strict=True)
         ]
 
