@@ -35,7 +35,7 @@ from benchmarks.prediction_legs import (
 )
 from benchmarks.reviews import Reviews
 from benchmarks.training_legs import TRIES, TUNINGS, Tuning
-from textlora import encoder, planning, training
+from textlora import allocation, encoder, planning, training
 from textlora.classifier import TOKENS_PER_MICRO_BATCH
 from textlora.settings import Settings
 
@@ -49,7 +49,7 @@ OTHERS = ("pipeline", "tuned", "onnx_int8")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write the result file."""
     options = command.parse("predict", __doc__ or "", rounds=5, arguments=arguments)
-    encoder.keep_freed_memory()
+    allocation.keep_freed_memory()
     found = reviews.load(options.data, 1024 if options.quick else 5120)
     tell(f"{len(found)} reviews of {options.data.name}, {found.mean_length} tokens on average\n{models.NOTE}")
     with tempfile.TemporaryDirectory() as scratch:

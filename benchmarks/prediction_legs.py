@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from benchmarks.reviews import MAX_LENGTH
 from benchmarks.training_legs import Tuning, sorted_passes
 from textlora import Classifier, encoder
-from textlora.classifier import softmax
+from textlora.tasks import softmax
 
 ONNX_INSTALL = "pip install onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2"
 # Texts and tokens that the exporter traces the model with; both stay free afterwards.

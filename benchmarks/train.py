@@ -27,7 +27,7 @@ from benchmarks.command import Options
 from benchmarks.measuring import CLOCKS, Cost, Leg, interleave, middle, ratio, run_child, summary, tell
 from benchmarks.reviews import Reviews
 from benchmarks.training_legs import BATCH, FastLeg, OurLeg, StockLeg, TunedLeg
-from textlora import encoder, planning
+from textlora import allocation, encoder, planning
 from textlora.settings import Settings
 from textlora.types import Plan
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write the result file."""
     options = command.parse("train", __doc__ or "", rounds=5, arguments=arguments)
     # Process-wide, so all legs gain by it, stock and tuned too.
-    encoder.keep_freed_memory()
+    allocation.keep_freed_memory()
     steps = QUICK_MEMORY_STEPS if options.quick else MEMORY_STEPS
     found = reviews.load(options.data, 1024 if options.quick else BATCH * MEMORY_STEPS)
     tell(f"{len(found)} reviews of {options.data.name}, {found.mean_length} tokens on average\n{models.NOTE}")
