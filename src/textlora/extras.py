@@ -39,3 +39,4 @@ class Extra:
 
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
+AUDIT = Extra("cleanlab", (2, 9), "audit")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,14 @@ class PackedForward:
         for block in self._blocks[:blocks]:
             x = block(x, layout, kernel=self.kernel)
         return x
+
+    def states(self, input_ids: torch.Tensor, layout: Layout) -> Iterator[torch.Tensor]:
+        """Yield what the embeddings give, and then what each block gives, (N, H)."""
+        x = self.hidden(input_ids, layout, blocks=0)
+        yield x
+        for block in self._blocks:
+            x = block(x, layout, kernel=self.kernel)
+            yield x
 
     def logits_from(self, x: torch.Tensor, layout: Layout, *, start: int) -> torch.Tensor:
         """Return logits (B, C) from the input (N, H) of block number ``start``."""

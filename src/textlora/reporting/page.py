@@ -37,6 +37,11 @@ def model_card(facts: Facts) -> str:
     return _environment(escape_html=False).get_template("model_card.md.j2").render(facts=facts, front_matter=front)
 
 
+def render(template: str, **values: Any) -> str:
+    """Return an HTML page made from a template of this folder; all values are escaped."""
+    return _environment(escape_html=True).get_template(template).render(**values)
+
+
 @cache
 def _environment(*, escape_html: bool) -> Environment:
     environment = Environment(
