@@ -25,6 +25,7 @@ __all__ = [
     "TextloraError",
     "TrainingError",
     "UsageError",
+    "decide",
     "evaluate",
     "export",
     "fit",
@@ -52,17 +53,21 @@ _HOMES = {
     "TrainingError": "errors",
     "UsageError": "errors",
 }
+_VERB_HOMES = {"decide": "redeciding"}
 _VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
     from textlora.api import evaluate, export, fit, plan, prepare, report, train
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
+    from textlora.redeciding import decide
     from textlora.settings import Settings
     from textlora.types import Dataset, Evaluation, Explanation, Plan, Prediction, Run
 
 
 def __getattr__(name: str) -> Any:
+    if name in _VERB_HOMES:
+        return getattr(import_module(f"textlora.{_VERB_HOMES[name]}"), name)
     if name in _VERBS:
         return getattr(import_module("textlora.api"), name)
     if name in _HOMES:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textlora import __version__, allocation, encoder, explanation, models, storage, windows
+from textlora import __version__, allocation, deciding, encoder, explanation, models, storage, windows
 from textlora.batching import micro_batches, packed_batches, padded_tokens
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
 from textlora.extras import QLORA
 from textlora.memory import Budget, Pass
-from textlora.tasks import TASKS, TaskRules, label_matrix
+from textlora.tasks import label_matrix
 from textlora.threads import side_by_side
 from textlora.tokenization import TextTokenizer, Tokenized
 from textlora.types import Bundle, Dataset, Drift, Explanation, Plan, Prediction, Split
@@ -116,20 +116,25 @@ class Classifier:
             ResourceError: memory ran out, and smaller micro-batches did not help.
         """
         logits, truncated = self._forward(_as_list(texts), progress)
-        probabilities = self._rules.probabilities(logits)
-        rows = zip(probabilities, self.decide(probabilities), truncated, strict=True)
-        return [self._prediction(row, chosen, truncated=bool(cut)) for row, chosen, cut in rows]
+        probabilities = self.probabilities(logits)
+        chosen, candidates = self.decide(probabilities), deciding.candidates(probabilities, self.bundle)
+        rows = zip(probabilities, chosen, candidates, truncated, strict=True)
+        return [self._prediction(row, given, left, truncated=bool(cut)) for row, given, left, cut in rows]
 
     def predict_proba(self, texts: Sequence[str], *, progress: Progress | None = None) -> Probabilities:
         """Return the probabilities (N, C) of each text, in the order of ``label_names``.
 
         They sum to 1 in each row; in multi-label data each one stands on its own.
         """
-        return self._rules.probabilities(self._forward(_as_list(texts), progress)[0])
+        return self.probabilities(self._forward(_as_list(texts), progress)[0])
 
-    def logits(self, texts: Sequence[str]) -> Probabilities:
-        """Return the head's raw outputs (N, C)."""
-        return self._forward(_as_list(texts), None)[0]
+    def logits(self, texts: Sequence[str], *, progress: Progress | None = None) -> Probabilities:
+        """Return the head's raw outputs (N, C), before the temperature; under ``windows`` their mean over a text."""
+        return self._forward(_as_list(texts), progress)[0]
+
+    def probabilities(self, logits: Probabilities) -> Probabilities:
+        """Turn what ``logits`` returns (N, C) into what ``predict_proba`` returns (N, C)."""
+        return deciding.probabilities_of(logits, self.bundle)
 
     def explain(
         self,
@@ -164,18 +169,29 @@ class Classifier:
 
     def decide(self, probabilities: Probabilities) -> NDArray[np.bool_]:
         """Return which labels each row of probabilities (N, C) is given, (N, C); exactly one unless multi-label."""
-        return self._rules.decide(probabilities, self.bundle.thresholds)
+        return deciding.decide(probabilities, self.bundle)
 
-    @property
-    def _rules(self) -> TaskRules:
-        return TASKS[self.bundle.task]
+    def _prediction(
+        self, row: Probabilities, given: NDArray[np.bool_], left: NDArray[np.bool_], *, truncated: bool
+    ) -> Prediction:
+        """Return the answer on a text from its probabilities, the labels given and those not ruled out, each (C,)."""
+        labels, candidates = self._named(row, given), self._named(row, left)
+        probabilities = {name: float(value) for name, value in zip(self.label_names, row, strict=True)}
+        several = self.bundle.task == "multi_label"
+        return Prediction(
+            label=labels[0] if labels else "",
+            probability=float(row.max()) if several else probabilities[labels[0]],
+            probabilities=probabilities,
+            truncated=truncated,
+            labels=candidates,
+            abstains=labels != candidates,
+        )
 
-    def _prediction(self, row: Probabilities, chosen: NDArray[np.bool_], *, truncated: bool) -> Prediction:
+    def _named(self, row: Probabilities, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+        """Return the names of chosen labels, the most probable first."""
         places = np.flatnonzero(chosen)
         # Stable: the first of equals.
-        labels = tuple(self.label_names[place] for place in places[np.argsort(-row[places], kind="stable")])
-        probabilities = {name: float(value) for name, value in zip(self.label_names, row, strict=True)}
-        return Prediction(labels[0] if labels else "", float(row.max()), probabilities, truncated, labels)
+        return tuple(self.label_names[place] for place in places[np.argsort(-row[places], kind="stable")])
 
     def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
         logits = np.zeros((len(texts), len(self.label_names)))
@@ -298,6 +314,11 @@ def _check_target(target: Path) -> None:
 
 
 def _check_thresholds(path: Path, bundle: Bundle) -> None:
+    if bundle.decision and bundle.decision.positive not in bundle.label_names:
+        raise UsageError(
+            f"{path} is damaged: a threshold for {bundle.decision.positive!r}, which is no label.",
+            hint="Run `textlora train` again.",
+        )
     if bundle.thresholds and len(bundle.thresholds) != len(bundle.label_names):
         raise UsageError(
             f"{path} is damaged: {len(bundle.thresholds)} thresholds for {len(bundle.label_names)} labels.",
@@ -385,7 +406,7 @@ def measure_drift(quantized: Classifier, full: Classifier, split: Split, *, name
     truth = label_matrix([split.labels[row] for row in rows], len(quantized.label_names))
     before, after = quantized.logits(texts), full.logits(texts)
     moved = np.abs(after - before)
-    first, second = (quantized.decide(quantized._rules.probabilities(logits)) for logits in (before, after))
+    first, second = (quantized.decide(quantized.probabilities(logits)) for logits in (before, after))
     return Drift(
         split=name,
         texts=len(texts),

@@ -267,6 +267,35 @@ def evaluate(
 
 
 @app.command()
+def decide(
+    run: RunFolder,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            "--goal",
+            help="accuracy, f1, recall@precision=0.95, precision@recall=0.9 or cost:FP=1,FN=5.",
+            show_default=False,
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        typer.Option("--positive", help="Which of two labels the goal is about; the last one when not given."),
+    ] = None,
+    abstain: Annotated[
+        float | None,
+        typer.Option("--abstain", help="Say 'not sure' at this rate of errors, for instance 0.05; 0 for never."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit thresholds and probabilities of a finished run anew, for another goal; nothing is trained."""
+    from textlora import redeciding
+
+    with _reporter() as reporter:
+        done = redeciding.decide(run, goal=goal, positive=positive, error_rate=abstain, progress=reporter)
+    _print_json({"decided": done}) if as_json else terminal.show_decided(done, terminal.stdout())
+
+
+@app.command()
 def report(run: RunFolder, as_json: Json = False) -> None:
     """Write report.html, report.md and the model card."""
     from textlora import api
@@ -356,6 +385,8 @@ def _predict_file(
     console.print(f"{scored.scored:,} rows scored (column {scored.text_column!r}) -> {scored.out}")
     if scored.truncated:
         console.print(f"{scored.truncated:,} texts were longer than {classifier.whole_length:,} tokens and cut.")
+    if scored.not_sure is not None:
+        console.print(f"{scored.not_sure:,} of them it is not sure of (column 'not_sure').")
     if scored.without_text:
         console.print(f"{scored.without_text:,} rows without a text have an empty prediction.")
     if scored.quarantined:

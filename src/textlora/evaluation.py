@@ -12,15 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textlora import metrics, multilabel_evaluation, storage, tfidf
+from textlora.deciding import trust
+from textlora.decision import Trust
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.explanation import explain
 from textlora.multilabel_evaluation import MultiLabelJudged, Probabilities
+from textlora.tasks import label_matrix
 from textlora.types import (
     SPLIT_NAMES,
     Baseline,
@@ -67,12 +70,13 @@ class Scorer(Protocol):
         """Return the number of tokens of each text before any cut."""
 
 
-class MultiLabelScorer(Scorer, Protocol):
-    """What it needs beyond that where rows have several labels."""
+@runtime_checkable
+class DecidingScorer(Scorer, Protocol):
+    """What it needs beyond that where more than the most probable label is asked for, as in multi-label data."""
 
     @property
     def bundle(self) -> Bundle:
-        """Holds the thresholds."""
+        """Holds the temperature, the thresholds and the error rate."""
 
     def decide(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which labels each row of probabilities (N, C) is given, (N, C)."""
@@ -85,6 +89,8 @@ class _Judged:
     rows: Split
     label_names: tuple[str, ...]
     probabilities: NDArray[np.float64]
+    chosen: NDArray[np.bool_] | None = None
+    """The class that each row is given (N, C); the most probable one without it."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -93,13 +99,18 @@ class _Judged:
 
     @property
     def predicted(self) -> NDArray[np.intp]:
-        """Most probable classes (N,); the first one on ties."""
-        return np.asarray(self.probabilities.argmax(1))
+        """Given classes (N,); of equally probable ones the first."""
+        return np.asarray((self.probabilities if self.chosen is None else self.chosen).argmax(1))
 
     @property
     def confidence(self) -> NDArray[np.float64]:
         """Probability of the predicted class (N,)."""
-        return np.asarray(self.probabilities.max(1))
+        return np.asarray(self.probabilities[np.arange(len(self.rows)), self.predicted])
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """Which label the rows have (N, C)."""
+        return label_matrix(self.rows.labels, len(self.label_names))
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -109,7 +120,12 @@ class _Judged:
     def scores(self, resamples: int, seed: int) -> metrics.Scores:
         """Return all figures with intervals."""
         return metrics.bootstrap(
-            self.labels, self.probabilities, label_names=self.label_names, resamples=resamples, seed=seed
+            self.labels,
+            self.probabilities,
+            self.predicted,
+            label_names=self.label_names,
+            resamples=resamples,
+            seed=seed,
         )
 
     def curves(self) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
@@ -150,9 +166,8 @@ class _Judged:
     def columns(self, block: slice) -> list[Any]:
         """Return label, prediction and its probability of some rows."""
         names = np.asarray(self.label_names, dtype=object)
-        probabilities = self.probabilities[block]
         labels = np.asarray(self.rows.labels[block], np.int64)
-        return [names[labels], names[probabilities.argmax(1)], probabilities.max(1)]
+        return [names[labels], names[self.predicted[block]], self.confidence[block]]
 
 
 Judged = _Judged | MultiLabelJudged
@@ -160,10 +175,18 @@ Judged = _Judged | MultiLabelJudged
 
 def _judge(scorer: Scorer, rows: Split, dataset: Dataset, probabilities: NDArray[np.float64]) -> Judged:
     if dataset.task == "single_label":
-        return _Judged(rows, dataset.label_names, probabilities)
-    deciding = cast("MultiLabelScorer", scorer)
+        given = scorer.decide(probabilities) if isinstance(scorer, DecidingScorer) else None
+        return _Judged(rows, dataset.label_names, probabilities, given)
+    deciding = cast("DecidingScorer", scorer)
     chosen = deciding.decide(probabilities)
     return MultiLabelJudged(rows, dataset.label_names, probabilities, chosen, deciding.bundle.thresholds)
+
+
+def _trust(scorer: Scorer, judged: Judged, dataset: Dataset) -> Trust | None:
+    if not isinstance(scorer, DecidingScorer):
+        return None
+    rows = judged.rows
+    return trust(judged.probabilities, judged.truth, scorer.bundle, groups=rows.groups, seed=dataset.info.seed)
 
 
 def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaults
@@ -220,6 +243,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         leakage=_leakage(judged, resamples, dataset),
         task=dataset.task,
         errors=judged.errors(),
+        trust=_trust(scorer, judged, dataset),
     )
     storage.make_folder(run_folder)
     _write_predictions(run_folder / storage.PREDICTIONS, judged)
@@ -333,7 +357,8 @@ def _part(judged: Judged, chosen: NDArray[np.bool_]) -> Judged:
     rows = Split(nothing, nothing, tuple(itertools.compress(judged.rows.labels, chosen)))
     if isinstance(judged, MultiLabelJudged):
         return replace(judged, rows=rows, probabilities=judged.probabilities[chosen], chosen=judged.chosen[chosen])
-    return replace(judged, rows=rows, probabilities=judged.probabilities[chosen])
+    given = None if judged.chosen is None else judged.chosen[chosen]
+    return replace(judged, rows=rows, probabilities=judged.probabilities[chosen], chosen=given)
 
 
 def _by_length(judged: Judged, tokens: NDArray[np.int64]) -> tuple[Slice, ...]:

@@ -190,18 +190,19 @@ def _ranked_scores(rankings: Sequence[_Ranking], losses: Floats, weights: Floats
 # --- all figures --------------------------------------------------------------------------
 
 
-def point_scores(y_true: ArrayLike, probabilities: Floats) -> dict[str, float]:
+def point_scores(y_true: ArrayLike, probabilities: Floats, predicted: ArrayLike | None = None) -> dict[str, float]:
     """Return every score over all classes, without intervals.
 
     Args:
         y_true: (N,) class indices.
-        probabilities: (N, C); the class with the highest one is the prediction, the first on ties.
+        probabilities: (N, C).
+        predicted: (N,) class indices; those with the highest probability by default, the first on ties.
 
     Returns:
         The keys of ``Evaluation.metrics``; a score that these rows do not define is absent.
     """
     labels = np.asarray(y_true, np.int64)
-    counts = confusion_matrix(labels, probabilities.argmax(1), classes=probabilities.shape[1])
+    counts = confusion_matrix(labels, _predicted(probabilities, predicted), classes=probabilities.shape[1])
     ranked = _ranked_scores(
         _rankings(labels, probabilities), row_losses(labels, probabilities), np.ones((1, len(labels)))
     )
@@ -218,14 +219,25 @@ def validation_scores(y_true: ArrayLike, probabilities: Floats) -> dict[str, flo
     return {"accuracy": float(scores["accuracy"]), "f1_macro": float(scores["f1_macro"]), "loss": loss}
 
 
+def _predicted(probabilities: Floats, predicted: ArrayLike | None) -> ArrayLike:
+    return probabilities.argmax(1) if predicted is None else predicted
+
+
 def bootstrap(
-    y_true: ArrayLike, probabilities: Floats, *, label_names: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+    y_true: ArrayLike,
+    probabilities: Floats,
+    predicted: ArrayLike | None = None,
+    *,
+    label_names: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Scores:
     """Score a classifier, every figure with its 95 % percentile interval.
 
     Args:
         y_true: (N,) class indices, at least one row.
         probabilities: (N, C) in the order of ``label_names``.
+        predicted: (N,) class indices; those with the highest probability by default, the first on ties.
         label_names: C names.
         resamples: how many times the rows are drawn again.
         seed: same seed, same intervals.
@@ -235,13 +247,13 @@ def bootstrap(
         count towards that score's interval. No figure is ever nan.
     """
     labels = np.asarray(y_true, np.int64)
-    counts = confusion_matrix(labels, probabilities.argmax(1), classes=probabilities.shape[1])
+    counts = confusion_matrix(labels, _predicted(probabilities, predicted), classes=probabilities.shape[1])
     matrices = _resampled_matrices(counts, resamples, seed)
     drawn = _collect({**overall(block), **per_class(block)} for block in matrices)
     rankings, losses = _rankings(labels, probabilities), row_losses(labels, probabilities)
     weights = _resampled_weights(len(labels), resamples, seed)
     drawn |= _collect(_ranked_scores(rankings, losses, block) for block in weights)
-    values = point_scores(labels, probabilities)
+    values = point_scores(labels, probabilities, predicted)
     metrics = {name: _interval(value, drawn[name]) for name, value in values.items()}
     return Scores(metrics, _class_scores(counts, drawn, label_names))
 

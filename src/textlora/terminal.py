@@ -45,6 +45,7 @@ from textlora.types import (
 
 if TYPE_CHECKING:
     from textlora.doctor import Examination
+    from textlora.redeciding import Decided
 
 # A plain log line at most so often, when standard error is no terminal.
 PLAIN_SECONDS = 10.0
@@ -311,6 +312,25 @@ def show_run(run: Run, console: Console) -> None:
         console.print(f"  over full-precision base weights, as merged: {run.drift}")
 
 
+def show_decided(decided: Decided, console: Console) -> None:
+    """Print what was fitted on the validation rows, and what it comes to."""
+    from textlora.deciding import telling
+
+    _heading(console, "Decision", str(decided.folder))
+    console.print(Text(f"  {telling.calibration_told(decided.calibration)}"))
+    if decided.decision:
+        console.print(Text(f"  {telling.decision_told(decided.decision)}"))
+    if decided.thresholds:
+        cuts = ", ".join(f"{name} {cut:.3f}" for name, cut in decided.thresholds.items())
+        console.print(Text(f"  thresholds for {decided.thresholds_goal}: {cuts}"))
+    if decided.abstention:
+        console.print(Text(f"  {telling.abstention_told(decided.abstention)}"))
+    if decided.evaluation:
+        show_evaluation(decided.evaluation, console)
+    if decided.report:
+        _heading(console, "Report", str(decided.report))
+
+
 METRIC_NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -354,6 +374,11 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(
             f"  {leak.rows:,} of the rows are near-duplicates of training rows ({percent(leak.accuracy)} of them right)."
         )
+    if evaluation.trust:
+        from textlora.deciding import telling
+
+        for line in telling.lines(evaluation.trust, several=evaluation.task == "multi_label"):
+            console.print(Text(f"  {line}"))
 
 
 def _figure(interval: Interval | None) -> str:
@@ -375,7 +400,15 @@ def show_predictions(
     for text, prediction, head in zip(texts, predictions, heads, strict=True):
         cut = "  (truncated)" if prediction.truncated else ""
         probability = "" if several else f"{prediction.probability:.3f}  "
-        console.print(Text(f"{head:<{width}}  {probability}{_short(text, PASSAGE)}{cut}"))
+        console.print(Text(f"{head:<{width}}  {probability}{_short(text, PASSAGE)}{cut}{_doubt(prediction)}"))
+
+
+def _doubt(prediction: Prediction) -> str:
+    """Return ``  (not sure: negative or positive)`` where the classifier abstains."""
+    if not prediction.abstains:
+        return ""
+    left = dict.fromkeys((prediction.label, *prediction.labels)) if prediction.labels else ["no label fits"]
+    return f"  (not sure: {' or '.join(left)})"
 
 
 def _labels_given(prediction: Prediction) -> str:
@@ -414,7 +447,7 @@ def show_explanations(
         if console.is_terminal:
             cut = "  (truncated)" if prediction.truncated else ""
             head = _labels_given(prediction) if several else f"{explained.label}  {explained.probability:.3f}"
-            console.print(Text(f"{head}{cut}", style="bold"))
+            console.print(Text(f"{head}{cut}{_doubt(prediction)}", style="bold"))
             console.print(
                 Text.assemble(*((piece, STYLES[level]) for piece, level in marked(explained.text, explained.spans)))
             )

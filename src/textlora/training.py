@@ -9,6 +9,7 @@ import platform
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,7 +35,6 @@ from textlora import (
     planning,
     prefix,
     storage,
-    thresholds,
     token_store,
 )
 from textlora.backup import Backup
@@ -47,13 +47,13 @@ from textlora.classifier import (
     over_full_precision,
     reload_difference,
 )
+from textlora.deciding import Unreached, fit_decision
 from textlora.encoder import EncoderSpec
-from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
+from textlora.errors import Interrupted, ResourceError, TextloraWarning, TrainingError, UsageError, did_you_mean
 from textlora.losses import make_loss
 from textlora.memory import Budget
 from textlora.prefix import PrefixCache
 from textlora.sampling import BalancedSampler
-from textlora.tasks import label_matrix
 from textlora.tokenization import TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
     Clock,
@@ -502,8 +502,7 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
     budget = memory.persisted(trained.memory_events)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
-    if bundle.task == "multi_label":
-        classifier.bundle = bundle = replace(bundle, thresholds=_thresholds(job, classifier))
+    classifier.bundle = bundle = _decided(job, classifier)
     if bundle.bits:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
@@ -519,13 +518,24 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
     return bundle, difference
 
 
-def _thresholds(job: _Job, classifier: Classifier) -> tuple[float, ...]:
-    """Fit each label's threshold on the validation rows, with the probabilities that users will get."""
+def _decided(job: _Job, classifier: Classifier) -> Bundle:
+    """Fit temperature and decision on the validation rows, to the logits that users will get."""
     validation = job.dataset.validation
-    probabilities = classifier.predict_proba(
-        validation.texts, progress=lambda done, total: job.progress("fit thresholds", done, total, "")
+    logits = classifier.logits(
+        validation.texts, progress=lambda done, total: job.progress("calibrate", done, total, "")
     )
-    return thresholds.fit(label_matrix(validation.labels, len(classifier.label_names)), probabilities)
+    try:
+        return fit_decision(classifier.bundle, logits, validation, job.settings)
+    except Unreached as error:
+        # A long training is not thrown away for it.
+        warnings.warn(_unreached(error, job.folder), TextloraWarning, stacklevel=2)
+        usual = job.settings.decision.model_copy(update={"goal": None, "positive": None})
+        return fit_decision(classifier.bundle, logits, validation, job.settings.model_copy(update={"decision": usual}))
+
+
+def _unreached(error: Unreached, folder: Path) -> str:
+    found = " ".join([error.message, *error.problems])
+    return f"{found} The usual decision is kept; another goal needs no training: textlora decide {folder} --goal GOAL"
 
 
 def _drift(job: _Job, classifier: Classifier) -> Drift:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from textlora.decision import Abstention, Calibration, Decision, Trust
+from textlora.interval import Interval as Interval  # noqa: PLC0414 - one of the nouns
 from textlora.settings import Policy, Settings, flatten, show
 
 Task = Literal["single_label", "multi_label"]
@@ -494,15 +496,19 @@ class Bundle:
     """The most that fitted, where memory ran out in training. It changes no answer, hence no fingerprint."""
     thresholds: tuple[float, ...] = ()
     """Probability from which each class is given in multi-label data, in the order of the names; 0.5 without any."""
+    thresholds_goal: str = "f1"
+    """What these were fitted for."""
+    calibration: Calibration | None = None
+    """How the temperature was chosen, where one was looked for."""
+    decision: Decision | None = None
+    """The threshold between two labels, where one was fitted; the most probable label is given without any."""
+    abstention: Abstention | None = None
+    """When the classifier says that it is not sure; never without it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities; 1 changes nothing."""
+        return self.calibration.temperature if self.calibration else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -691,6 +697,8 @@ class Evaluation:
     """With and without leaked rows, where a given file has any."""
     task: Task = "single_label"
     errors: tuple[LabelErrors, ...] = ()
+    trust: Trust | None = None
+    """What the probabilities are worth, and what was decided by them; files of older versions do not have it."""
 
     @property
     def headline(self) -> str:
@@ -704,6 +712,9 @@ class Prediction:
 
     In multi-label data ``labels`` holds all that were given, the most probable first, possibly none;
     ``label`` is the first of them or ``""``, and ``probability`` that of the most probable label.
+
+    Of a classifier with an error rate ``labels`` holds all that cannot be ruled out, possibly none, and it
+    ``abstains`` unless that is ``label`` alone; ``label`` is then its best guess.
     """
 
     label: str
@@ -711,3 +722,4 @@ class Prediction:
     probabilities: Mapping[str, float]
     truncated: bool = False
     labels: tuple[str, ...] = ()
+    abstains: bool = False

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from textlora import __version__
 from textlora.reporting import card, figures, wording
 from textlora.reporting.facts import Facts
+from textlora.reporting.trust import TrustFacts
 from textlora.types import Curve
 
 LEGEND_CURVES = 6
@@ -23,12 +24,17 @@ LEGEND_CURVES = 6
 
 def html(facts: Facts) -> str:
     """Return ``report.html``: one file, no script, nothing from outside."""
-    return _environment(escape_html=True).get_template("report.html.j2").render(facts=facts, pictures=pictures(facts))
+    template = _environment(escape_html=True).get_template("report.html.j2")
+    return template.render(facts=facts, pictures=pictures(facts), trust=TrustFacts.of(facts.evaluation))
 
 
 def markdown(facts: Facts) -> str:
     """Return ``report.md``."""
-    return _environment(escape_html=False).get_template("report.md.j2").render(facts=facts)
+    return (
+        _environment(escape_html=False)
+        .get_template("report.md.j2")
+        .render(facts=facts, trust=TrustFacts.of(facts.evaluation))
+    )
 
 
 def model_card(facts: Facts) -> str:
