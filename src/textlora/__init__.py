@@ -32,6 +32,7 @@ __all__ = [
     "prepare",
     "report",
     "train",
+    "tune",
 ]
 
 # transformers imports bitsandbytes where it is installed, which then misses an optional kernel from the hub.
@@ -51,11 +52,13 @@ _HOMES = {
     "TextloraError": "errors",
     "TrainingError": "errors",
     "UsageError": "errors",
+    "tune": "api_tune",
 }
 _VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
     from textlora.api import evaluate, export, fit, plan, prepare, report, train
+    from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
     from textlora.settings import Settings
