@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from textlora import api, preparation, storage
 from textlora.api import DataOptions, PlanOptions, Progress
 from textlora.errors import UsageError
+from textlora.repeated import Ahead
 from textlora.trials import Trials
 from textlora.types import Dataset
 
@@ -67,8 +68,9 @@ def tune_stages(  # noqa: PLR0913 - where, what, how, how far, and three switche
     overwrite: bool = False,
     progress: Progress | None = None,
     command: str = "",
+    expect: Callable[[Ahead], None] | None = None,
 ) -> Iterator[Dataset | Trials | Path]:
-    """Prepare, search and report; yield what each made.
+    """Prepare, search and report; yield what each made; ``expect`` is told before the search what is ahead.
 
     Raises:
         UsageError: the folder holds a run, or another search and ``overwrite`` is off.
@@ -95,6 +97,7 @@ def tune_stages(  # noqa: PLR0913 - where, what, how, how far, and three switche
         plan_file=options.plan_file,
         progress=progress,
         command=command,
+        expect=expect,
     )
     yield found
     yield report_trials(folder, dataset=dataset, trials=found)

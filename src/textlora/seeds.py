@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from textlora import evaluation, planning, series, storage
+from textlora import evaluation, planning, series, storage, training
 from textlora.backup import Backup
 from textlora.classifier import Classifier
+from textlora.errors import TrainingError
 from textlora.repeated import SeedRun, Seeds, check_seeds, seconds_of_seeds, spreads, stage_of_seeds, students_interval
 from textlora.series import Progress
 from textlora.training import Passing
@@ -56,7 +57,8 @@ def train_seeds(
             inner = series.nested_backup(backup, _folder(dataset, each))
             runs.append(_train(each, dataset, inner, bar, command))
     best = _best(runs, plan.settings.training.best_metric)
-    series.put_in_place(_seed_folder(dataset, best.seed), dataset.folder)
+    if series.put_in_place(_seed_folder(dataset, best.seed), dataset.folder):
+        _check_kept(dataset)
     seeds = _described(plan, dataset, runs, best)
     storage.write_noun(dataset.folder / storage.SEEDS, seeds)
     return seeds
@@ -120,7 +122,13 @@ def _train(plan: Plan, dataset: Dataset, backup: Backup | None, bar: series.Bar,
     if series.finished_run(plan, dataset, folder) is None:
         (folder / SCORE).unlink(missing_ok=True)
     run = series.train_or_resume(
-        plan, dataset, folder, backup=backup, progress=bar, command=command, passing=Passing(series.AGAIN)
+        plan,
+        dataset,
+        folder,
+        backup=backup,
+        progress=bar,
+        command=command,
+        passing=Passing(series.AGAIN, fresh_reload=False),
     )
     found = _scored(run, dataset)
     storage.write_noun(folder / SCORE, found)
@@ -147,6 +155,15 @@ def _best(runs: Sequence[SeedRun], metric: str) -> SeedRun:
     """Return the best on validation; of equals the one with the smaller loss, then the first."""
     sign = -1 if metric == "loss" else 1
     return max(runs, key=lambda run: (sign * run.validation, -run.validation_loss))
+
+
+def _check_kept(dataset: Dataset) -> None:
+    """Refuse a kept classifier that answers otherwise in a fresh process; the seeds were compared in this one."""
+    try:
+        training.check_reload(Classifier.from_pretrained(dataset.folder), dataset.folder / storage.ADAPTER, dataset)
+    except TrainingError:
+        (dataset.folder / storage.RUN).unlink()
+        raise
 
 
 def _described(plan: Plan, dataset: Dataset, runs: Sequence[SeedRun], best: SeedRun) -> Seeds:

@@ -96,15 +96,18 @@ def drop_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / storage.CHECKPOINTS, ignore_errors=True)
 
 
-def put_in_place(source: Path, target: Path) -> None:
+def put_in_place(source: Path, target: Path) -> bool:
     """Copy a finished training into another folder: classifier, history, and ``run.json`` last.
+
+    Returns:
+        Whether there was anything to do.
 
     Raises:
         ResourceError: the folder cannot be written.
     """
     run = (source / storage.RUN).read_bytes()
     if (target / storage.RUN).exists() and (target / storage.RUN).read_bytes() == run:
-        return
+        return False
     storage.make_folder(target)
     # Without it nobody takes a half-exchanged folder for a finished training.
     (target / storage.RUN).unlink(missing_ok=True)
@@ -113,3 +116,4 @@ def put_in_place(source: Path, target: Path) -> None:
     for name in (storage.HISTORY, storage.RUN):
         with storage.atomic_path(target / name) as temporary:
             shutil.copyfile(source / name, temporary)
+    return True

@@ -543,16 +543,32 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
-    compare = reload_difference if job.passing.fresh_reload else reload_difference_here
-    difference = compare(classifier, adapter, _reload_texts(job.dataset))
+    difference = check_reload(classifier, adapter, job.dataset, fresh=job.passing.fresh_reload)
+    job.progress("check reload", 1, 1, f"difference {difference:.1g}")
+    return bundle, difference
+
+
+def check_reload(classifier: Classifier, adapter: Path, dataset: Dataset, *, fresh: bool = True) -> float:
+    """Return by how much the logits of the saved classifier differ from those of the one in memory, at most.
+
+    Args:
+        classifier: in memory.
+        adapter: where it was saved.
+        dataset: its validation texts are compared.
+        fresh: load it in a fresh process, which is what users will do, and not in this one.
+
+    Raises:
+        TrainingError: they differ by more than arithmetic does.
+    """
+    compare = reload_difference if fresh else reload_difference_here
+    difference = compare(classifier, adapter, _reload_texts(dataset))
     tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
     if not difference <= tolerance:
         raise TrainingError(
             f"The saved classifier differs from the trained one after a reload: logits by {difference:.2g}, allowed {tolerance:g}.",
             hint="Please report this with the base model's name; the checkpoints are kept.",
         )
-    job.progress("check reload", 1, 1, f"difference {difference:.1g}")
-    return bundle, difference
+    return difference
 
 
 def _thresholds(job: _Job, classifier: Classifier) -> tuple[float, ...]:
@@ -617,4 +633,4 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
     )
 
 
-__all__ = ["Passing", "Progress", "ResourceError", "has_checkpoint", "load_run", "train"]
+__all__ = ["Passing", "Progress", "ResourceError", "check_reload", "has_checkpoint", "load_run", "train"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textlora import settings, terminal, terminal_trials
+from textlora import settings, terminal, terminal_several, terminal_trials
 from textlora.errors import UsageError
 from textlora.options import (
     BaseModel,
@@ -30,6 +30,7 @@ from textlora.options import (
     data_settings,
     label_list,
 )
+from textlora.repeated import Ahead
 from textlora.trials import Trials
 
 Target = Annotated[
@@ -99,11 +100,15 @@ def register(
         source = api.DataOptions(text, label, label_list(labels), test, validation, encoding)
         results: dict[str, Any] = {}
         with reporter() as told:
-            if limit:
-                told.expect_seconds("trials", 60 * limit)
+
+            def expect(ahead: Ahead) -> None:
+                told.expect_seconds(ahead.stage, ahead.seconds)
+                if not as_json:
+                    terminal_several.show_ahead(ahead, terminal.stdout())
+
             stages = api_tune.tune_stages(
                 data, out, source, options, trials=trials, minutes=limit, overwrite=overwrite, progress=told,
-                command=command(),
+                command=command(), expect=expect,
             )  # fmt: skip
             for result in stages:
                 results["report" if isinstance(result, Path) else type(result).__name__.lower()] = result

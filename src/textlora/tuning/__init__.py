@@ -6,7 +6,7 @@ space: what is varied -> search: trial after trial (sampling: what to try; pruni
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from textlora import models, planning, settings, storage
 from textlora.errors import Interrupted, UsageError
+from textlora.repeated import Ahead
 from textlora.series import Progress
 from textlora.trials import DEFAULT, TOLD_IMPORTANCE, Trial, Trials, Verdict
 from textlora.tuning.judging import judge
@@ -58,6 +59,7 @@ def tune(  # noqa: PLR0913 - the options of plan(), and how far to search
     plan_file: Path | None = None,
     progress: Progress | None = None,
     command: str = "",
+    expect: Callable[[Ahead], None] | None = None,
 ) -> Trials:
     """Search for settings that do better on the validation split than the default.
 
@@ -79,6 +81,7 @@ def tune(  # noqa: PLR0913 - the options of plan(), and how far to search
         plan_file: a ``plan.toml``, whole or in part; its settings stay as they are.
         progress: called with stage, trials done, trials in all and a note.
         command: the command line, for the files.
+        expect: told before the first trial what is ahead.
 
     Raises:
         UsageError: nothing is left to search, or the folder holds another search.
@@ -91,7 +94,10 @@ def tune(  # noqa: PLR0913 - the options of plan(), and how far to search
     from_file = planning.read_plan_settings(plan_file) if plan_file else {}
     fixed = {**from_file, **(assignments or {})}
     task = _task(dataset, default, options, assignments or {}, fixed, command)
-    search = Search(task, replace(_begun(task, fixed), wanted=trials, minutes=minutes), progress)
+    begun = replace(_begun(task, fixed), wanted=trials, minutes=minutes)
+    if expect:
+        expect(_ahead(task, begun))
+    search = Search(task, begun, progress)
     try:
         found = search.run()
     except (Interrupted, KeyboardInterrupt):
@@ -167,6 +173,18 @@ def _begun(task: Task, fixed: Mapping[str, Any]) -> Trials:
             hint="Choose another folder with --out, or replace the search in it with --overwrite.",
         )
     return found
+
+
+def _ahead(task: Task, found: Trials) -> Ahead:
+    """Return what is still to be done; a trial takes as long as the default, more or less."""
+    each = task.default.estimate.train_seconds
+    left = max(0, found.wanted - len(found.trials))
+    seconds = left * each
+    if found.minutes is not None:
+        seconds = max(0.0, min(seconds, 60 * found.minutes - found.seconds))
+    done = f", {len(found.trials)} of them done" if found.trials else ""
+    told = f"{found.wanted} trials{done}; the default takes about {each:,.0f} s, others more or less"
+    return Ahead(STAGE, told, seconds, seconds)
 
 
 def _fingerprint(default: Plan) -> str:
