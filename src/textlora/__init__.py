@@ -33,6 +33,7 @@ __all__ = [
     "prepare",
     "report",
     "train",
+    "tune",
 ]
 
 # transformers imports bitsandbytes where it is installed, which then misses an optional kernel from the hub.
@@ -52,12 +53,14 @@ _HOMES = {
     "TextloraError": "errors",
     "TrainingError": "errors",
     "UsageError": "errors",
+    "tune": "api_tune",
 }
 _VERB_HOMES = {"decide": "redeciding"}
 _VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
     from textlora.api import evaluate, export, fit, plan, prepare, report, train
+    from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
     from textlora.redeciding import decide

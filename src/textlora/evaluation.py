@@ -128,6 +128,10 @@ class _Judged:
             seed=seed,
         )
 
+    def points(self) -> dict[str, float]:
+        """Return all figures over all classes, without intervals."""
+        return metrics.point_scores(self.labels, self.probabilities, self.predicted)
+
     def curves(self) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
         """Return ROC and precision-recall curves."""
         return metrics.curves(self.labels, self.probabilities, label_names=self.label_names)
@@ -176,10 +180,23 @@ Judged = _Judged | MultiLabelJudged
 def _judge(scorer: Scorer, rows: Split, dataset: Dataset, probabilities: NDArray[np.float64]) -> Judged:
     if dataset.task == "single_label":
         given = scorer.decide(probabilities) if isinstance(scorer, DecidingScorer) else None
-        return _Judged(rows, dataset.label_names, probabilities, given)
+        return beside(rows, dataset, probabilities, given)
     deciding = cast("DecidingScorer", scorer)
     chosen = deciding.decide(probabilities)
-    return MultiLabelJudged(rows, dataset.label_names, probabilities, chosen, deciding.bundle.thresholds)
+    return beside(rows, dataset, probabilities, chosen, deciding.bundle.thresholds)
+
+
+def beside(
+    rows: Split,
+    dataset: Dataset,
+    probabilities: NDArray[np.float64],
+    chosen: NDArray[np.bool_] | None = None,
+    thresholds: tuple[float, ...] = (),
+) -> Judged:
+    """Return rows beside the probabilities (N, C) that they were given, and in multi-label data the labels (N, C)."""
+    if chosen is None or dataset.task == "single_label":
+        return _Judged(rows, dataset.label_names, probabilities, chosen)
+    return MultiLabelJudged(rows, dataset.label_names, probabilities, chosen, thresholds)
 
 
 def _trust(scorer: Scorer, judged: Judged, dataset: Dataset) -> Trust | None:
@@ -246,9 +263,18 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         trust=_trust(scorer, judged, dataset),
     )
     storage.make_folder(run_folder)
-    _write_predictions(run_folder / storage.PREDICTIONS, judged)
+    write_predictions(run_folder / storage.PREDICTIONS, judged)
     storage.write_noun(run_folder / storage.EVALUATION, evaluation)
     return evaluation
+
+
+def judge(scorer: Scorer, rows: Split, dataset: Dataset, *, progress: Callable[..., None] | None = None) -> Judged:
+    """Return some rows of a data set beside what a classifier says of them, without writing anything.
+
+    Raises:
+        TrainingError: the classifier's probabilities are not numbers.
+    """
+    return _judge(scorer, rows, dataset, _scored(scorer, rows, progress)[0])
 
 
 def load_evaluation(folder: Path) -> Evaluation:
@@ -408,7 +434,7 @@ def _mistake(judged: Judged, row: int, spans: Sequence[Span]) -> Mistake:
     )
 
 
-def _write_predictions(path: Path, judged: Judged) -> None:
+def write_predictions(path: Path, judged: Judged) -> None:
     """Write one row per scored text, in the order of the split, block by block."""
     import pyarrow as pa
     import pyarrow.parquet as pq

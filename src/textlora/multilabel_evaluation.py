@@ -83,6 +83,10 @@ class MultiLabelJudged:
             self.truth, self.chosen, self.probabilities, label_names=self.label_names, resamples=resamples, seed=seed
         )
 
+    def points(self) -> dict[str, float]:
+        """Return all figures over all labels, without intervals."""
+        return multilabel_metrics.point_scores(self.truth, self.chosen, self.probabilities)
+
     def curves(self) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
         """Return ROC and precision-recall curves of the labels."""
         return multilabel_metrics.curves(self.truth, self.probabilities, label_names=self.label_names)

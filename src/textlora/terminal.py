@@ -133,6 +133,10 @@ class Reporter:
         self._spoken = 0.0
         self._expected: dict[str, float] = {}
 
+    def expect_seconds(self, stage: str, seconds: float) -> None:
+        """Take somebody's word for how long a stage takes, until there is something measured."""
+        self._expected[stage] = seconds
+
     def expect(self, estimate: Estimate) -> None:
         """Take the plan's word for how long training takes, until there is something measured."""
         terms = estimate.seconds_by_term

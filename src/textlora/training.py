@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -46,6 +46,7 @@ from textlora.classifier import (
     measure_drift,
     over_full_precision,
     reload_difference,
+    reload_difference_here,
 )
 from textlora.deciding import Unreached, fit_decision
 from textlora.encoder import EncoderSpec
@@ -72,6 +73,7 @@ from textlora.windows import LengthPolicy
 # progress(stage, done, total, note)
 Progress = Callable[[str, int, int, str], None]
 LOG_ENTRIES = 50
+CACHED_SPLITS = ("train", "validation")
 # Texts compared after the reload: the longest and the first of the validation split.
 RELOAD_TEXTS = 8
 # The fresh process repeats the same arithmetic; on a GPU kernels may be chosen differently.
@@ -88,6 +90,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
     backup: Backup | None = None,
     progress: Progress | None = None,
     command: str = "",
+    passing: Passing | None = None,
 ) -> Run:
     """Fine-tune the plan's base model on the training split.
 
@@ -100,6 +103,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
             ``TextloraWarning``.
         progress: called with stage, steps done, steps in all and a short note.
         command: the command line that reproduces the run, for the report.
+        passing: for one of several trainings, which has no life of its own.
 
     Raises:
         UsageError: the plan belongs to other data, there is nothing to resume, or the backup is of
@@ -113,6 +117,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
     planning.check_plan(plan, dataset)
     _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
+    job.passing = passing or job.passing
     job.take_from_backup(resume=resume)
     began = time.perf_counter()
     start = job.checkpoint_to_resume() if resume else None
@@ -168,6 +173,24 @@ def _silent(*_: object) -> None:
     """Report nothing."""
 
 
+@dataclass(frozen=True)
+class Passing:
+    """What is otherwise about a training that is one of several.
+
+    Attributes:
+        again: what goes on with it when it was stopped, for messages.
+        cached_splits: whose texts share a cache of the frozen layers, where there is one; trainings on other
+            divisions of the same rows find it again if it holds them all.
+        fresh_reload: compare the saved classifier with the trained one in a fresh process, and not in this one.
+        watch: told the log entry of each validation; what it raises ends the training.
+    """
+
+    again: str
+    cached_splits: Sequence[str] = CACHED_SPLITS
+    fresh_reload: bool = True
+    watch: Callable[[dict[str, float]], None] = _silent
+
+
 class _Job:
     """One training: its inputs, its folder, and what is derived from them."""
 
@@ -179,6 +202,7 @@ class _Job:
         self.folder = folder
         self.progress = progress
         self.backup = backup
+        self.passing = Passing(again=f"textlora train {folder} --resume")
         self.settings = plan.settings
         self.base = models.base_info(self.settings.model.base_model, _hub_revision(plan))
         self.plan_fingerprint = planning.plan_fingerprint(plan)
@@ -287,7 +311,7 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     entries, shortages = history.read_until(job.history, start.step) if start else ([], [])
     budget = _budget(job, shortages)
     cache = (
-        _prefix_cache(job, model, token_store.Joined(train.ids, validation.ids), window=tokenizer.max_length)
+        _prefix_cache(job, model, _cached_texts(job, tokenizer, train, validation), window=tokenizer.max_length)
         if job.settings.compute.prefix_cache
         else None
     )
@@ -300,6 +324,8 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     def record(entry: dict[str, float]) -> None:
         entries.append(entry)
         history.append(job.history, entry)
+        if "eval_loss" in entry:
+            job.passing.watch(entry)
 
     trainer.add_callback(Recorder(record, _steps(job)))
     trainer.add_callback(stop)
@@ -327,7 +353,16 @@ def _budget(job: _Job, shortages: list[MemoryEvent]) -> Budget:
 
 
 def _resume_hint(job: _Job) -> str:
-    return f"From the last checkpoint, if there is one: textlora train {job.folder} --resume"
+    return f"From the last checkpoint, if there is one: {job.passing.again}"
+
+
+def _cached_texts(job: _Job, tokenizer: TextTokenizer, train: Tokenized, validation: Tokenized) -> Sequence[TokenIds]:
+    """Return the ids of all texts that the cache of the frozen layers shall hold."""
+    texts: Sequence[TokenIds] = token_store.Joined(train.ids, validation.ids)
+    for name in job.passing.cached_splits:
+        if name not in CACHED_SPLITS:
+            texts = token_store.Joined(texts, _tokenize(job, tokenizer, name).ids)
+    return texts
 
 
 def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds], *, window: int) -> PrefixCache:
@@ -491,7 +526,7 @@ def _raise_if_stopped(stop: StopRequest, job: _Job) -> None:
     name = signal.Signals(stop.signal).name
     raise Interrupted(
         f"Stopped by {name}; the state of training is saved in {job.checkpoint_root}.",
-        hint=f"Go on with: textlora train {job.folder} --resume",
+        hint=f"Go on with: {job.passing.again}",
         exit_code=128 + stop.signal,
     )
 
@@ -507,15 +542,32 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
-    difference = reload_difference(classifier, adapter, _reload_texts(job.dataset))
+    difference = check_reload(classifier, adapter, job.dataset, fresh=job.passing.fresh_reload)
+    job.progress("check reload", 1, 1, f"difference {difference:.1g}")
+    return bundle, difference
+
+
+def check_reload(classifier: Classifier, adapter: Path, dataset: Dataset, *, fresh: bool = True) -> float:
+    """Return by how much the logits of the saved classifier differ from those of the one in memory, at most.
+
+    Args:
+        classifier: in memory.
+        adapter: where it was saved.
+        dataset: its validation texts are compared.
+        fresh: load it in a fresh process, which is what users will do, and not in this one.
+
+    Raises:
+        TrainingError: they differ by more than arithmetic does.
+    """
+    compare = reload_difference if fresh else reload_difference_here
+    difference = compare(classifier, adapter, _reload_texts(dataset))
     tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
     if not difference <= tolerance:
         raise TrainingError(
             f"The saved classifier differs from the trained one after a reload: logits by {difference:.2g}, allowed {tolerance:g}.",
             hint="Please report this with the base model's name; the checkpoints are kept.",
         )
-    job.progress("check reload", 1, 1, f"difference {difference:.1g}")
-    return bundle, difference
+    return difference
 
 
 def _decided(job: _Job, classifier: Classifier) -> Bundle:
@@ -591,4 +643,4 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
     )
 
 
-__all__ = ["Progress", "ResourceError", "has_checkpoint", "load_run", "train"]
+__all__ = ["Passing", "Progress", "ResourceError", "check_reload", "has_checkpoint", "load_run", "train"]

@@ -26,6 +26,11 @@ SLICE = "column:"
 """What stands before the name of a kept column in the files of a split."""
 
 
+def headline_of(task: Task) -> str:
+    """Return the name of the metric by which classifiers of a task are compared."""
+    return "f1_macro" if task == "multi_label" else "accuracy"
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One labelled text; ``label`` is an index into ``Dataset.label_names``, or several in multi-label data."""
@@ -703,7 +708,7 @@ class Evaluation:
     @property
     def headline(self) -> str:
         """Name of the metric that says most of the classifier, by which it is compared."""
-        return "f1_macro" if self.task == "multi_label" else "accuracy"
+        return headline_of(self.task)
 
 
 @dataclass(frozen=True, slots=True)

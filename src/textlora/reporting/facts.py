@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from textlora import memory, settings
+from textlora.repeated import Folds, Seeds
 from textlora.reporting import wording
 from textlora.types import Baseline, ClassScores, Dataset, Evaluation, Interval, Plan, Run
 from textlora.windows import QUANTILES, LengthPolicy, loss
@@ -57,12 +58,14 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The four nouns of a finished run, and what follows from them."""
+    """The nouns of a finished run, and what follows from them."""
 
     dataset: Dataset
     plan: Plan
     run: Run
     evaluation: Evaluation
+    seeds: Seeds | None = None
+    folds: Folds | None = None
 
     @property
     def source(self) -> str:
