@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptation",
     "Classifier",
     "DataError",
     "Dataset",
@@ -25,6 +26,7 @@ __all__ = [
     "TextloraError",
     "TrainingError",
     "UsageError",
+    "adapt",
     "evaluate",
     "export",
     "fit",
@@ -38,6 +40,7 @@ __all__ = [
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _HOMES = {
+    "Adaptation": "adaptation",
     "Classifier": "classifier",
     "DataError": "errors",
     "Dataset": "types",
@@ -52,10 +55,11 @@ _HOMES = {
     "TrainingError": "errors",
     "UsageError": "errors",
 }
-_VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
+_VERBS = ("adapt", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
-    from textlora.api import evaluate, export, fit, plan, prepare, report, train
+    from textlora.adaptation import Adaptation
+    from textlora.api import adapt, evaluate, export, fit, plan, prepare, report, train
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
     from textlora.settings import Settings

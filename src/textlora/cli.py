@@ -20,7 +20,7 @@ import typer
 from pydantic import TypeAdapter
 from typer.exceptions import TyperException
 
-from textlora import __version__, memory, settings, terminal
+from textlora import __version__, adapt_command, memory, settings, terminal
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
 from textlora.types import Plan
 
@@ -521,6 +521,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Dataset):  # the rows are in the folder
         return {"folder": str(value.folder), **_plain(value.info)}
     return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
 
 
 def run() -> int:
