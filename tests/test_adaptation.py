@@ -366,8 +366,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("stop_at", [2, 8])
 def test_a_resumed_adaptation_equals_an_undisturbed_one(adapted, unlabelled, tiny_model, tmp_path, stop_at):
+    sent: list[int] = []
+
     def stop(stage: str, done: int, total: int, note: str) -> None:
-        if stage == "adapt" and done == stop_at:
+        if stage == "adapt" and done == stop_at and not sent:
+            sent.append(done)
             signal.raise_signal(signal.SIGINT)
 
     out = tmp_path / "encoder"
@@ -468,7 +471,7 @@ def test_the_command_tells_the_plan_and_the_result(unlabelled, tiny_model, tmp_p
         words += ["--set", f"{name}={value}"]
     dry = call(*words, "--dry-run")
     assert dry.code == 0, dry.err
-    assert "153 rows read = 150 texts + 2 equal to another" in dry.out
+    assert "152 rows read = 150 texts + 2 equal to another" in dry.out
     assert "Estimate:" in dry.out
     assert "GB of disk" in dry.out
     assert "! All texts of these files are used." in dry.out
@@ -501,12 +504,16 @@ def test_the_clock_ends_training_that_takes_longer_than_planned(unlabelled, tiny
     from textlora.adaptation import running
 
     monkeypatch.setattr(running, "_closing_seconds", lambda job: 60 * 30 - 0.01)
-    done = adaptation.adapt(
-        unlabelled, out=tmp_path / "e", base_model=str(tiny_model), assignments={**FAST, "limits.minutes": 30}
-    )
+    given = {"base_model": str(tiny_model)}
+    limited = {**FAST, "limits.minutes": 30}
+    done = adaptation.adapt(unlabelled, out=tmp_path / "e", **given, assignments={**limited, "head.steps": 0})
     assert done.ending == "time limit"
     assert done.steps < done.plan.steps
     assert (tmp_path / "e" / "model.safetensors").exists()
+    assert refused(unlabelled, out=tmp_path / "f", **given, assignments=limited) == (
+        "The time limit was reached before the encoder was trained: after 1 of the 3 steps of the head alone.\n"
+        "Raise --time-limit; this machine is slower than it was when the limit was planned with."
+    )
 
 
 def refused(*given, **named) -> str:

@@ -77,7 +77,10 @@ def _pick_masked(model: Any) -> None:
 
     def forward(*args: Any, rows: torch.Tensor | None = None, **kwargs: Any) -> Any:
         wanted[:] = [] if rows is None else [rows]
-        return original(*args, **kwargs)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            wanted.clear()
 
     names = [name for name, _ in model.named_children()]
     # Whatever its class calls it, the head is what comes after the encoder.

@@ -20,7 +20,7 @@ from textlora.adaptation.nouns import Adaptation, Ending, perplexity
 from textlora.adaptation.preparing import Job
 from textlora.adaptation.steps import VALIDATION, MaskedTrainer, Milestones, PieceSet, Rates, TimeLimit
 from textlora.checkpoints import Checkpoint, Seal
-from textlora.errors import Interrupted, TrainingError
+from textlora.errors import Interrupted, ResourceError, TrainingError
 from textlora.memory import Budget
 from textlora.trainer import Clock, MovedFolder, Recorder, StopRequest, stopping_at_signals
 from textlora.types import MemoryEvent
@@ -64,6 +64,7 @@ class _Training:
                 self._note_start()
             trainer.train(resume_from_checkpoint=str(self.start.folder) if self.start else None)
         self._raise_if_stopped()
+        self._raise_if_untrained()
 
     def _note_start(self) -> None:
         loss = self.trainer.held_out_loss()
@@ -117,6 +118,14 @@ class _Training:
                 f"Stopped by {signal.Signals(self.stop.signal).name}; the state is saved in {self.job.place.work}.",
                 hint="Go on with the same command.",
                 exit_code=128 + self.stop.signal,
+            )
+
+    def _raise_if_untrained(self) -> None:
+        done, alone = self.trainer.state.global_step, self.job.plan.head_steps
+        if done < alone:
+            raise ResourceError(
+                f"The time limit was reached before the encoder was trained: after {done} of the {alone} steps of the head alone.",
+                hint="Raise --time-limit; this machine is slower than it was when the limit was planned with.",
             )
 
     def ending(self) -> Ending:

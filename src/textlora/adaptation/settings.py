@@ -158,8 +158,16 @@ def _typed(value: str) -> Any:
 
 
 def _unknown(name: str) -> str:
-    whole = [full for full in names() if full.endswith(f".{name}")]
-    return f"adapt has no setting {name!r}.{did_you_mean(whole[0] if whole else name, names())}"
+    return f"adapt has no setting {name!r}.{_suggestion(name)}"
+
+
+def _suggestion(name: str) -> str:
+    """Return ``" Did you mean 'training.epochs'?"`` for ``epochs``, ``epoch`` or ``training.epoch``, or ``""``."""
+    if close := did_you_mean(name, names()):
+        return close
+    by_field = {full.rpartition(".")[2]: full for full in names()}
+    field = did_you_mean(name.rpartition(".")[2], by_field).partition("'")[2].partition("'")[0]
+    return f" Did you mean {by_field[field]!r}?" if field else ""
 
 
 def _hint() -> str:

@@ -77,7 +77,7 @@ class Passes:
         for rows in cut(lengths, budget):
             taken = [asked[row] for row in rows]
             inputs = masked_model.collate(
-                [piece.ids for piece in taken], [piece.places for piece in taken], self.pad_id,
+                [piece.ids for piece in taken], [piece.places.tolist() for piece in taken], self.pad_id,
                 limit=self.limit, packed_rows=self.packed,
             )  # fmt: skip
             labels = torch.from_numpy(np.concatenate([piece.words for piece in taken]).astype(np.int64))
@@ -134,6 +134,10 @@ class MaskedTrainer(BudgetTrainer):
         named: what Trainer takes.
     """
 
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
     def __init__(
         self, *, passes: Passes, budget: Budget, rates: Rates, held_out: Sequence[TokenIds], **named: Any
     ) -> None:
@@ -145,7 +149,7 @@ class MaskedTrainer(BudgetTrainer):
 
     # -- optimiser ---------------------------------------------------------------------------------
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> Any:
         """Return AdamW over encoder and head; norms and biases do not decay."""
         if self.optimizer is None:
             trunk = {id(weight) for weight in masked_model.trunk_parameters(self.model)}
@@ -226,7 +230,9 @@ class MaskedTrainer(BudgetTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
-            masked_model.save_weights(self.model, Path(output_dir or self.args.output_dir))
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            masked_model.save_weights(self.model, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         masked_model.load_weights(self.model, Path(resume_from_checkpoint))
