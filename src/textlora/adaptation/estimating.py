@@ -18,14 +18,14 @@ from textlora.adaptation.nouns import AdaptationEstimate
 from textlora.adaptation.settings import AdaptationSettings
 from textlora.adaptation.steps import Passes, tokens_of
 from textlora.batching import ROW_STEP
-from textlora.planning.estimating import ADAMW_SECONDS, ROW_KERNEL_SECONDS, SPLINTERS, STEP_SECONDS, TOKEN_BYTES
+from textlora.planning.estimating import ADAMW_SECONDS, ROW_KERNEL_SECONDS, STEP_SECONDS, TOKEN_BYTES
 from textlora.planning.rough import ROW_KERNEL_BYTES, TEXT_KERNEL_BYTES
 from textlora.rehearsal import LiveBytes
 from textlora.trainer import KEPT_CHECKPOINTS
 
 GB = 1e9
-# Passes that build kernels, and passes that are timed.
-PASSES = 4
+# Micro-batches that are passed over.
+PASSES = 2
 # Groups of pieces that attention works on together, of different lengths.
 TEXT_GROUPS = 16
 SAVE_SECONDS_PER_BYTE = 2e-9
@@ -40,7 +40,7 @@ class Measured:
         train: seconds of a token, forward and backward.
         head: the same with the encoder frozen.
         validate: forward only.
-        peak_bytes: tensors of a pass that came to life and were alive at once.
+        peak_bytes: what a pass needs beside the weights and their gradients: tensors, work space, kernels.
         resident: bytes of the process with the model loaded, before any pass.
     """
 
@@ -68,12 +68,15 @@ def measure(model: Any, corpus: OpenCorpus, passes: Passes, settings: Adaptation
         with live:
             _pass(model, passes, max(batches, key=tokens_of), backward=True)
         train = _seconds(model, passes, batches, backward=True)
+        grown = float(psutil.Process().memory_info().rss) - resident
         masked_model.freeze_trunk(model, frozen=True)
         head = _seconds(model, passes, batches, backward=True)
         masked_model.freeze_trunk(model, frozen=False)
         validate = _seconds(model, passes, batches, backward=False)
     model.zero_grad(set_to_none=True)
-    return Measured(train, head, validate, float(live.peak), resident)
+    gradients = sum(weight.nbytes for weight in model.parameters())
+    # The tensors alone where they are not in this memory, or where freed memory was given back at once.
+    return Measured(train, head, validate, max(live.peak, grown - gradients), resident)
 
 
 def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -177,7 +180,6 @@ class Costs:
         }
         if self._on_cpu:
             terms["kernels"] = self._row_counts * ROW_KERNEL_BYTES + TEXT_GROUPS * TEXT_KERNEL_BYTES
-            terms["allocator"] = SPLINTERS * self.measured.peak_bytes
         return {name: value / GB for name, value in terms.items()}
 
     def _disk(self) -> dict[str, float]:

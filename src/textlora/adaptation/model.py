@@ -23,6 +23,9 @@ from textlora.errors import ResourceError
 from textlora.tokenization import TokenIds
 
 WEIGHTS = "model.safetensors"
+# The number of tokens asked for is rounded up to this: oneDNN builds a kernel for every number it meets, and
+# keeps it.
+WORD_STEP = 32
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "modules.json",
 )  # fmt: skip
@@ -92,7 +95,7 @@ def _pick_masked(model: Any) -> None:
 def collate(
     ids: Sequence[TokenIds], places: Sequence[Sequence[int]], pad_id: int, *, limit: int, packed_rows: bool
 ) -> dict[str, Any]:
-    """Return the model's inputs for some pieces.
+    """Return the model's inputs for some pieces; ``rows`` (M',) are the tokens asked for, then filler.
 
     Args:
         ids: token ids (T,) of each piece, masked.
@@ -107,11 +110,12 @@ def collate(
     else:
         starts = range(0, inputs["input_ids"].numel(), inputs["input_ids"].shape[1])
     rows = [start + place for start, own in zip(starts, places, strict=True) for place in own]
-    return {**inputs, "rows": torch.tensor(rows, dtype=torch.long)}
+    filler = -len(rows) % WORD_STEP
+    return {**inputs, "rows": torch.tensor([*rows, *[0] * filler], dtype=torch.long)}
 
 
 def logits(model: Any, inputs: Mapping[str, Any], dtype: torch.dtype) -> torch.Tensor:
-    """Return the logits over the vocabulary (M, V) of the tokens asked for, in ``dtype``.
+    """Return the logits over the vocabulary (M', V) of the tokens asked for and of the filler, in ``dtype``.
 
     The weights stay in fp32. In another ``dtype`` the pass computes with copies of them, made for it and
     gone after its backward pass; gradients add up in fp32.

@@ -31,6 +31,8 @@ from textlora.trainer import BudgetTrainer, Clock, Uncut
 TRAINING, VALIDATION = 2, 3
 # Pieces whose masks are drawn and held at a time in a validation.
 BLOCK = 256
+# The word of what is no token to be guessed.
+FILLER = -100
 
 
 class PieceSet(torch.utils.data.Dataset[TokenIds]):
@@ -70,7 +72,7 @@ class Passes:
     dtype: torch.dtype
 
     def cut(self, pieces: Sequence[MaskedPiece], budget: int) -> Iterator[dict[str, Any]]:
-        """Yield inputs with ``labels`` (M,) for micro-batches within the budget; pieces without a mask are left out."""
+        """Yield inputs with ``labels`` (M',) for micro-batches within the budget; pieces without a mask are left out."""
         asked = [piece for piece in pieces if len(piece.places)]
         lengths = [len(piece.ids) for piece in asked]
         cut = packed_batches if self.packed else partial(micro_batches, limit=self.limit)
@@ -80,14 +82,16 @@ class Passes:
                 [piece.ids for piece in taken], [piece.places.tolist() for piece in taken], self.pad_id,
                 limit=self.limit, packed_rows=self.packed,
             )  # fmt: skip
-            labels = torch.from_numpy(np.concatenate([piece.words for piece in taken]).astype(np.int64))
+            words = np.concatenate([piece.words for piece in taken])
+            labels = torch.full((len(inputs["rows"]),), FILLER)
+            labels[: len(words)] = torch.from_numpy(words)
             yield {**inputs, "labels": labels, "pieces": len(taken)}
 
     def summed_loss(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the sum of the cross-entropies of the tokens to be guessed."""
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "pieces")}
         logits = masked_model.logits(model, inputs, self.dtype)
-        return cross_entropy(logits.float(), batch["labels"], reduction="sum")
+        return cross_entropy(logits.float(), batch["labels"], reduction="sum", ignore_index=FILLER)
 
 
 def tokens_of(batch: Mapping[str, Any]) -> int:
