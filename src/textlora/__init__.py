@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptation",
     "Classifier",
     "DataError",
     "Dataset",
@@ -25,6 +26,7 @@ __all__ = [
     "TextloraError",
     "TrainingError",
     "UsageError",
+    "adapt",
     "decide",
     "evaluate",
     "export",
@@ -40,6 +42,7 @@ __all__ = [
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _HOMES = {
+    "Adaptation": "adaptation",
     "Classifier": "classifier",
     "DataError": "errors",
     "Dataset": "types",
@@ -56,10 +59,11 @@ _HOMES = {
     "tune": "api_tune",
 }
 _VERB_HOMES = {"decide": "redeciding"}
-_VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
+_VERBS = ("adapt", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
-    from textlora.api import evaluate, export, fit, plan, prepare, report, train
+    from textlora.adaptation import Adaptation
+    from textlora.api import adapt, evaluate, export, fit, plan, prepare, report, train
     from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError

@@ -24,6 +24,7 @@ from textlora.repeated import Folds, Seeds, check_repeats
 from textlora.types import Dataset, Estimate, Evaluation, Plan, Run
 
 if TYPE_CHECKING:
+    from textlora.adaptation import Adaptation
     from textlora.exporting import Exported
     from textlora.tokenization import TextTokenizer
 
@@ -272,6 +273,26 @@ def export(run: Run | str | Path, *, to: str = "hf", out: str | Path | None = No
 
     folder = run.folder if isinstance(run, Run) else Path(run)
     return exporting.export(folder, to=to, out=Path(out) if out else None)
+
+
+def adapt(  # noqa: PLR0913 - where from, where to, and switches with defaults
+    data: Any,
+    *,
+    out: str | Path,
+    base_model: str | None = None,
+    text: str | None = None,
+    encoding: str | None = None,
+    assignments: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Adaptation:
+    """Train an encoder on unlabelled texts before it is fine-tuned; see ``textlora.adaptation.adapt``."""
+    from textlora import adaptation
+
+    return adaptation.adapt(
+        data, out=out, base_model=base_model, text=text, encoding=encoding, assignments=assignments,
+        overwrite=overwrite, progress=progress,
+    )  # fmt: skip
 
 
 Stage = Dataset | Plan | Seeds | Run | Evaluation | Folds | Path

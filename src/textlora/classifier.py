@@ -72,8 +72,7 @@ class Classifier:
         path = find_bundle(Path(folder))
         bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
         _check_thresholds(path / BUNDLE, bundle)
-        revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
-        base, _ = models.model_folder(bundle.base_model, revision)
+        base = find_base(bundle, path)
         check_base(base, bundle)
         tokenizer = TextTokenizer.load_saved(path, LengthPolicy.of_bundle(bundle), base_model=bundle.base_model)
         bits = usable_bits(bundle)
@@ -370,6 +369,29 @@ def find_bundle(folder: Path) -> Path:
     raise UsageError(
         f"{folder} holds no classifier of textlora.",
         hint="Give the run folder that `textlora fit` or `textlora train` made.",
+    )
+
+
+def find_base(bundle: Bundle, folder: Path) -> Path:
+    """Return the base model's folder of the bundle in ``folder``.
+
+    A local one that is not where it was is looked for beside the run folder: both may have moved together.
+
+    Raises:
+        ResourceError: it is in neither place, or cannot be downloaded.
+    """
+    if bundle.revision != "local":
+        revision = None if bundle.revision == "embedded" else bundle.revision
+        return models.model_folder(bundle.base_model, revision)[0]
+    known = Path(bundle.base_model)
+    run = folder.absolute().parent if folder.name == storage.ADAPTER else folder.absolute()
+    beside = run.parent / known.name
+    for candidate in (known, beside):
+        if candidate.is_dir():
+            return models.model_folder(str(candidate))[0]
+    raise ResourceError(
+        f"The base model of this classifier, {known}, is not there, nor {beside}.",
+        hint="Put the encoder's folder back, or beside the run folder under the same name.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from textlora import encoder, models, storage
-from textlora.classifier import BUNDLE, Classifier, check_base, find_bundle, measure_drift
+from textlora.classifier import BUNDLE, Classifier, check_base, find_base, find_bundle, measure_drift
 from textlora.encoder import EncoderSpec
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.extras import QLORA
@@ -72,8 +72,7 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     target = out or folder / storage.EXPORT / to
     _check_target(target)
     bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
-    revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
-    spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names, task=bundle.task)
+    spec = EncoderSpec(find_base(bundle, path), bundle.label_names, task=bundle.task)
     check_base(spec.folder, bundle)
     if target.resolve() == spec.folder.resolve():
         raise UsageError(f"{target} is the base model itself.", hint="Choose a new or an empty folder.")

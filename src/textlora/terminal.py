@@ -144,7 +144,11 @@ class Reporter:
             terms.get(name, 0.0) for name in ("adapted layers", "kernels", "dequantizing", "optimiser", "validation")
         ]
         if sum(whole):
-            self._expected["train"] = sum(whole)
+            self.expect_stage("train", sum(whole))
+
+    def expect_stage(self, stage: str, seconds: float) -> None:
+        """Take a plan's word for how long a stage takes, until there is something measured."""
+        self._expected[stage] = seconds
 
     @contextmanager
     def live(self) -> Iterator[Reporter]:

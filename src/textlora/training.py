@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -66,6 +65,7 @@ from textlora.trainer import (
     Samples,
     StopRequest,
     scores_from,
+    stopping_at_signals,
 )
 from textlora.types import Bundle, Dataset, Drift, MemoryEvent, Plan, Run
 from textlora.windows import LengthPolicy
@@ -331,7 +331,7 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     trainer.add_callback(stop)
     arithmetic = encoder.arithmetic(job.settings.compute.precision or "fp32")
     shortage = memory.explained("training", hint=trainer.shortage_hint)
-    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic, shortage:
+    with stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic, shortage:
         output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     _raise_if_stopped(stop, job)
     trained = _Trained(trainer, tokenizer, entries, shortages, clock)
@@ -496,28 +496,6 @@ def _arguments(job: _Job, *, steps_per_epoch: int) -> TrainingArguments:
 
 def _per_process(batch_size: int) -> int:
     return max(1, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
-
-
-@contextmanager
-def _stopping_at_signals(stop: StopRequest) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM finish the step and save; the second one acts at once."""
-    before: dict[int, Any] = {}
-
-    def request(number: int, _: FrameType | None) -> None:
-        stop.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, request)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        pass
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _raise_if_stopped(stop: StopRequest, job: _Job) -> None:
