@@ -56,6 +56,13 @@ class TestSection:
             assert telling.answers_told(found.answers) in shown
         assert "cost" not in text.partition("## Probabilities")[2].partition("## ")[0]
 
+    def test_the_model_card_says_it_too(self):
+        found = judged(goal="f1", error_rate=0.1)
+        card = page.model_card(make_facts(evaluation=make_evaluation(trust=found)))
+        assert "- The probabilities " in card
+        assert telling.decision_told(found.operation.decision) in card
+        assert telling.answers_told(found.answers) in card
+
     def test_costs_have_a_row(self):
         assert "| cost per row |" in documents(judged(goal="cost:FP=1,FN=5"))[1]
 
