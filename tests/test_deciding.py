@@ -26,6 +26,7 @@ from textlora.deciding import (
 )
 from textlora.decision import Abstention, Decision
 from textlora.errors import UsageError
+from textlora.interval import Interval
 from textlora.settings import build
 from textlora.tasks import TASKS, label_matrix
 from textlora.types import Bundle, Split
@@ -230,6 +231,10 @@ class TestConformal:
                 rule = conformal.fit(probabilities[fitting], truth[fitting], rate)
                 found.append((conformal.sets(probabilities[new], rule) & truth[new]).any(axis=1).mean())
         assert np.mean(covered) == pytest.approx(1 - rate, abs=0.01)
+        # The middle 95 % of the draws, widened a little by the new rows being a sample, too.
+        assert np.mean([rule.coverage.low <= value <= rule.coverage.high for value in bare]) == pytest.approx(
+            0.93, abs=0.05
+        )
         assert np.mean(covered) == pytest.approx(np.mean(bare), abs=0.002)
 
     def test_a_temperature_changes_no_set_of_two_labels(self):
@@ -514,7 +519,10 @@ class TestJudging:
         assert telling.answers_told(found).startswith("It answers ")
 
     def test_no_answer_where_threshold_and_set_disagree(self):
-        fitted = bundle(decision=Decision("f1", "yes", 0.2, 100, {}), abstention=Abstention(0.1, 0.6, 100))
+        fitted = bundle(
+            decision=Decision("f1", "yes", 0.2, 100, {}),
+            abstention=Abstention(0.1, 0.6, 100, Interval(0.9, 0.84, 0.95)),
+        )
         probabilities = np.array([[0.7, 0.3], [0.3, 0.7], [0.9, 0.1], [0.5, 0.5]])
         truth = label_matrix([0, 1, 0, 1], 2)
         found = trust(probabilities, truth, fitted).answers
@@ -523,10 +531,10 @@ class TestJudging:
         assert found.accuracy.value == 1.0
 
     def test_no_row_is_answered(self):
-        fitted = bundle(abstention=Abstention(0.1, 0.01, 100))
+        fitted = bundle(abstention=Abstention(0.1, 0.01, 100, Interval(0.9, 0.84, 0.95)))
         found = trust(np.full((4, 2), 0.5), label_matrix([0, 1, 0, 1], 2), fitted).answers
         assert found.accuracy is None
         assert telling.answers_told(found) == (
             "It answers 0.0 % (0.0–49.0) of the rows. The labels that are left hold the true one in 100.0 % (51.0–100.0) of "
-            "all rows, as promised (90.0 %)."
+            "all rows, as promised (90.0 %; 84.0 to 95.0 with so many validation rows)."
         )

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import textlora
-from tests.conftest import QUICK
+from tests.conftest import EXAMPLE, QUICK
 from tests.test_cli import call
 from textlora import evaluation, planning, redeciding, reporting, storage, training
 from textlora.classifier import Classifier
@@ -119,6 +119,19 @@ class TestDecide:
             assert left == [list(prediction.labels) for prediction in found]
             assert pd.isna(frame["not_sure"].iloc[-1])
             assert scored.not_sure == sum(prediction.abstains for prediction in found)
+
+    def test_the_given_label_is_explained(self, run):
+        redeciding.decide(run, goal="cost:FP=1,FN=9")
+        classifier = Classifier.from_pretrained(run, device="cpu")
+        texts = pd.read_parquet(run / storage.PREDICTIONS)["text"].tolist()
+        found = classifier.predict(texts)
+        unlikely = [text for text, one in zip(texts, found, strict=True) if one.probability < 0.5][:3]
+        assert unlikely
+        for explained, prediction in zip(classifier.explain(unlikely), classifier.predict(unlikely), strict=True):
+            assert explained.label == prediction.label == "yes"
+            assert explained.probability == pytest.approx(prediction.probability, abs=1e-6)
+        assert classifier.explain(unlikely[:1], label="no")[0].label == "no"
+        assert classifier.explain([]) == []
 
     def test_what_is_not_given_stays_and_can_be_taken_back(self, run):
         redeciding.decide(run, goal="f1", positive="no", error_rate=0.2)
@@ -300,3 +313,18 @@ class TestTraining:
         ):
             training.train(plan, dataset, folder=tmp_path)
         assert Classifier.from_pretrained(tmp_path, device="cpu").bundle.decision is None
+
+
+@pytest.mark.slow
+def test_real_reviews_get_truer_probabilities(tmp_path):
+    """Many epochs on few reviews make a classifier too sure; the temperature is fitted on others than it is measured on."""
+    chosen = {"data.validation_share": 0.25, "data.test_share": 0.25, "training.epochs": 10, "training.batch_size": 16}
+    textlora.fit(EXAMPLE, base_model="embedded", out=tmp_path / "run", assignments=chosen)
+    found = evaluation.load_evaluation(tmp_path / "run").trust
+    assert found.calibration.verdict == "kept"
+    assert found.calibration.temperature > 1.2
+    assert found.log_loss_change.high < 0
+    assert found.reliability.ece < found.before.ece
+    assert found.reliability.brier.value < found.before.brier.value
+    bundle = Classifier.from_pretrained(tmp_path / "run").bundle
+    assert bundle.calibration == found.calibration

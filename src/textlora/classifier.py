@@ -147,8 +147,8 @@ class Classifier:
 
         Args:
             texts: any strings.
-            label: whose probability is explained; each text's most probable one by default, in
-                multi-label data too.
+            label: whose probability is explained; by default the one that each text is given, in
+                multi-label data its most probable one.
             top_k: keep only so many spans with the largest weights; all by default.
             forwards: texts at most that are classified to explain one; a text with more words is
                 searched from its strongest passages to their words.
@@ -158,8 +158,11 @@ class Classifier:
             ResourceError: memory ran out, and smaller micro-batches did not help.
         """
         given = _as_list(texts, "explain")
+        chosen: str | list[int] | None = label
+        if label is None and self.bundle.decision:
+            chosen = self.decide(self.predict_proba(given)).argmax(1).tolist()
         return explanation.explain(
-            self.predict_proba, given, self.label_names, label=label, top_k=top_k, forwards=forwards
+            self.predict_proba, given, self.label_names, label=chosen, top_k=top_k, forwards=forwards
         )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

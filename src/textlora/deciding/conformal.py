@@ -18,6 +18,7 @@ import numpy as np
 
 from textlora.decision import Abstention
 from textlora.errors import UsageError
+from textlora.interval import Interval
 from textlora.tasks import Decisions, Floats
 
 _ROUNDING = 1e-9
@@ -45,7 +46,19 @@ def fit(probabilities: Floats, truth: Decisions, error_rate: float) -> Abstentio
     place = math.ceil((rows + 1) * (1 - error_rate) - _ROUNDING)
     # The k-th smallest score belongs to the k-th largest probability: no rounding of 1 - p comes between.
     least = np.sort(probabilities[truth])[::-1][place - 1]
-    return Abstention(error_rate, float(least), rows)
+    return Abstention(error_rate, float(least), rows, coverage(rows, place))
+
+
+def coverage(rows: int, place: int) -> Interval:
+    """Return the coverage of new rows, where the ``place``-th smallest score of ``rows`` is the bound.
+
+    Over the draws of the validation rows it has a beta distribution (Vovk 2012, "Conditional validity of inductive
+    conformal predictors"); ties only raise it.
+    """
+    from scipy.special import betaincinv
+
+    low, high = betaincinv(place, rows + 1 - place, [0.025, 0.975])
+    return Interval(place / (rows + 1), float(low), float(high))
 
 
 def too_few_rows(rows: int, error_rate: float) -> str:

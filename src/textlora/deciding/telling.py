@@ -110,14 +110,14 @@ def abstention_told(rule: Abstention) -> str:
 
 def answers_told(found: Answers) -> str:
     """Return what is answered, how often rightly, and whether the promise is kept."""
-    promised = 1 - found.abstention.error_rate
+    promised, draws = 1 - found.abstention.error_rate, found.abstention.coverage
     answered = f"It answers {with_range(found.answered)} of the rows"
     right = f", {with_range(found.accuracy)} of them rightly" if found.accuracy else ""
-    holds = "less than promised" if found.coverage.high < promised else "as promised"
+    holds = "less than promised" if found.coverage.high < draws.low else "as promised"
     none = f"; of {found.sizes[0]:,} no label was left" if found.sizes[0] else ""
     return (
         f"{answered}{right}. The labels that are left hold the true one in {with_range(found.coverage)} of all rows, "
-        f"{holds} ({percent(promised)}){none}."
+        f"{holds} ({percent(promised)}; {100 * draws.low:.1f} to {100 * draws.high:.1f} with so many validation rows){none}."
     )
 
 

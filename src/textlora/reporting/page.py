@@ -47,7 +47,11 @@ def _sections(facts: Facts) -> dict[str, Any]:
 def model_card(facts: Facts) -> str:
     """Return ``model_card.md``, front matter included."""
     front = Markup(card.front_matter(facts))  # noqa: S704 - written by a YAML writer that quotes what it must
-    return _environment(escape_html=False).get_template("model_card.md.j2").render(facts=facts, front_matter=front)
+    return (
+        _environment(escape_html=False)
+        .get_template("model_card.md.j2")
+        .render(facts=facts, front_matter=front, trust=TrustFacts.of(facts.evaluation))
+    )
 
 
 def rendered(template: str, *, escape_html: bool, **facts: Any) -> str:

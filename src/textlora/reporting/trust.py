@@ -115,7 +115,8 @@ class TrustFacts:
     def picture(self) -> Markup:
         """The reliability plot: with the temperature, and behind it without."""
         parts = [part for _, part in self.columns]
-        axes = _axes([one for part in parts for one in part.bins])
+        right = "share that has the label" if self.several else "share that is right"
+        axes = _axes([one for part in parts for one in part.bins], right)
         frame = Frame(*axes)
         low = max(axes[0].low, axes[1].low)
         exact = frame.line(figures.Series("exact", (low, 1), (low, 1), "chance"))
@@ -136,12 +137,12 @@ def wording_of(value: float, low: float, high: float) -> str:
     return f"{value:.4f} ({low:.4f}–{high:.4f})"
 
 
-def _axes(bins: Sequence[Bin]) -> tuple[Axis, Axis]:
+def _axes(bins: Sequence[Bin], right: str) -> tuple[Axis, Axis]:
     """Return the axes of stated probability and share, from the highest half downwards as far as needed."""
     stated = min(part.probability for part in bins)
     share = min(part.share.low for part in bins)
     across, up = (_unit(low) for low in (stated, share))
-    return Axis("stated probability", *across), Axis("share that is right", *up)
+    return Axis("stated probability", *across), Axis(right, *up)
 
 
 def _unit(low: float) -> tuple[float, float, tuple[float, ...]]:
