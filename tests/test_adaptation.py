@@ -21,7 +21,7 @@ from textlora.adaptation import corpus as corpora
 from textlora.adaptation import model as masked_model
 from textlora.adaptation.masking import Masking
 from textlora.adaptation.settings import AdaptationSettings, build, describe, names, parse
-from textlora.adaptation.sources import open_sources
+from textlora.adaptation.sources import given_names, open_sources
 from textlora.adaptation.steps import Passes, Rates
 from textlora.errors import DataError, Interrupted, ResourceError, UsageError
 from textlora.models import base_info
@@ -280,6 +280,8 @@ def test_folders_give_their_files_and_run_folders_their_training_split(toy_datas
     assert list(sources[0].read()) == ["the plot was dull", "it was fine"]
     assert list(sources[3].read()) == list(toy_dataset.train.texts)
     assert [source.prepared for source in sources] == [False, False, False, True]
+    assert given_names(sources) == (f"{folder} (4 files)",)
+    assert given_names(open_sources(folder / "a.txt", text=None, encoding=None)) == (str(folder / "a.txt"),)
     (held,) = open_sources(toy_dataset, text=None, encoding=None)
     assert not set(held.read()) & {*toy_dataset.test.texts, *toy_dataset.validation.texts}
 
@@ -538,6 +540,7 @@ def test_wrong_uses_have_clear_messages(unlabelled, tiny_model, tmp_path, monkey
     (tmp_path / "one.txt").write_text("the film\nthe film\n\n")
     assert "1 different text in" in refused(tmp_path / "one.txt", **tiny)
     (out / "mine").mkdir(parents=True)
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
     assert f"{out} holds other files, which would be replaced." in refused(unlabelled, overwrite=True, **tiny)
     assert "is the base model itself" in refused(unlabelled, **{**tiny, "out": tiny_model}, overwrite=True)
     fresh = {**tiny, "out": tmp_path / "new"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from textlora.adaptation.nouns import Adaptation
@@ -26,7 +28,7 @@ pipeline_tag: fill-mask
 {_base(made.base_model)}tags: [textlora, fill-mask, domain-adaptation]
 ---
 
-# {_plain(Path(made.base_model).name)}, adapted to {_sources(made)}
+# {_plain(_title(made.base_model))}, adapted to {_sources(made)}
 
 An encoder ({made.architecture}, {plan.parameters / 1e6:.1f} M parameters with its head) that went on with
 masked-language-model training on unlabelled texts. To fine-tune a classifier on it: `textlora fit DATA --base-model FOLDER`.
@@ -41,14 +43,22 @@ masked-language-model training on unlabelled texts. To fine-tune a classifier on
 | Seed | {plan.settings.seed} |
 | Time | {made.seconds:,.0f} s, {made.peak_memory_gb:.2f} GB of memory |
 
+| Step | Held-out perplexity |
+|---|---|
+{_perplexities(made)}
+
 The texts of the training are part of what the encoder has seen: a test on some of these texts is not a test on new ones.
 """
+
+
+def _title(name: str) -> str:
+    return Path(UPSTREAM if name == EMBEDDED else name).name
 
 
 def _base(name: str) -> str:
     if name == EMBEDDED:
         return f"base_model: {UPSTREAM}\n"
-    return "" if Path(name).exists() else f"base_model: {_plain(name)}\n"
+    return "" if Path(name).exists() else f"base_model: {json.dumps(name)}\n"
 
 
 def _sources(made: Adaptation) -> str:
@@ -57,5 +67,11 @@ def _sources(made: Adaptation) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a name of the user's without what Markdown would read as its own."""
-    return "".join(sign for sign in " ".join(text.split()) if sign not in "`*_[]<>|#")
+    """Return a name of the user's on one line, without a meaning in Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+def _perplexities(made: Adaptation) -> str:
+    """Return the rows of a table: step and perplexity."""
+    scored = [entry for entry in made.history if "eval_perplexity" in entry]
+    return "\n".join(f"| {entry['step']:,.0f} | {entry['eval_perplexity']:.2f} |" for entry in scored)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from textlora import checks, storage
 from textlora.adaptation.nouns import Corpus
 from textlora.adaptation.settings import AdaptationSettings
-from textlora.adaptation.sources import Source
+from textlora.adaptation.sources import Source, given_names
 from textlora.errors import DataError
 from textlora.tokenization import TextTokenizer, TokenIds
 
@@ -127,10 +128,10 @@ def _way(tokenizer: TextTokenizer, settings: AdaptationSettings) -> str:
 
 @dataclass
 class _Rows:
-    """What is known of the texts read so far."""
+    """What is known of the texts read so far: digests end to end and tokens, and the rows that gave none."""
 
-    digests: list[bytes]
-    lengths: list[int]
+    digests: bytearray
+    lengths: array[int]
     read: int = 0
     without_text: int = 0
     broken: int = 0
@@ -144,28 +145,29 @@ def _build(  # noqa: PLR0917 - where, from what, how, and what to call it
     key: str,
     progress: Progress,
 ) -> None:
-    rows = _Rows([], [])
+    rows = _Rows(bytearray(), array("q"))
     dtype = "<u2" if tokenizer.largest_id < 1 << 16 else "<u4"
     with (folder / IDS).open("wb") as stream:
         for block in _blocks(_texts(sources, settings, rows, progress)):
             for text, ids in zip(block, tokenizer.whole(block), strict=True):
-                rows.digests.append(hashlib.blake2b(text.encode("utf-8"), digest_size=DIGEST).digest())
+                rows.digests += hashlib.blake2b(text.encode("utf-8"), digest_size=DIGEST).digest()
                 rows.lengths.append(len(ids))
                 stream.write(np.array(ids, dtype).tobytes())
-    kept = _first_ones(rows.digests)
-    lengths = np.array(rows.lengths, np.int64)
+    digests = np.frombuffer(rows.digests, np.dtype((np.void, DIGEST)))
+    kept = np.sort(np.unique(digests, return_index=True)[1])
+    lengths = np.frombuffer(rows.lengths, np.int64)
     starts = np.cumsum(lengths) - lengths
     kept = kept[lengths[kept] > 0]
     if len(kept) < LEAST_TEXTS:
         raise DataError(
-            f"{len(kept)} different text{'' if len(kept) == 1 else 's'} in {', '.join(one.name for one in sources)}; at "
+            f"{len(kept)} different text{'' if len(kept) == 1 else 's'} in {', '.join(given_names(sources))}; at "
             f"least {LEAST_TEXTS} are needed, since some are held out.",
             problems=_accounts(rows, len(kept)),
         )
     room = tokenizer.max_length - tokenizer.specials
     spans, owners = _cut(starts[kept], lengths[kept], room)
     held = _held_out(owners, len(kept), settings)
-    digest = storage.fingerprint([_way(tokenizer, settings), *(rows.digests[row] for row in kept)])
+    digest = storage.fingerprint([_way(tokenizer, settings), digests[kept].tobytes()])
     sizes = _sizes(spans[:, 1] + tokenizer.specials, held, owners)
     np.savez(folder / PIECES, spans=spans, held=held)
     document = {"key": key, "dtype": dtype, "facts": {**_facts(rows, sources, owners), **sizes, "fingerprint": digest}}
@@ -226,12 +228,6 @@ def _blocks(texts: Iterator[str]) -> Iterator[list[str]]:
         yield block
 
 
-def _first_ones(digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return the places of the first of all equal digests, in order."""
-    joined = np.frombuffer(b"".join(digests), dtype=np.dtype((np.void, DIGEST)))
-    return np.sort(np.unique(joined, return_index=True)[1]).astype(np.int64)
-
-
 def _cut(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], room: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -263,9 +259,9 @@ def _held_out(owners: NDArray[np.int64], texts: int, settings: AdaptationSetting
 def _facts(rows: _Rows, sources: Sequence[Source], owners: NDArray[np.int64]) -> dict[str, Any]:
     """Return the accounts of the rows."""
     texts = int(owners[-1]) + 1
-    empty = sum(length == 0 for length in rows.lengths)
+    empty = rows.lengths.count(0)
     return {
-        "sources": tuple(source.name for source in sources),
+        "sources": given_names(sources),
         "read": rows.read,
         "texts": texts,
         "duplicates": len(rows.lengths) - empty - texts,

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from textlora import checkpoints, storage
 from textlora.adaptation.settings import AdaptationSettings, flatten
 from textlora.adaptation.sources import Source
-from textlora.errors import ResourceError, UsageError
+from textlora.errors import ResourceError, TextloraError, UsageError
 from textlora.models import BaseInfo
 
 ADAPTATION = "adaptation.json"
@@ -97,7 +97,13 @@ def only_one(place: Place) -> Iterator[None]:
     lock = FileLock(storage.make_folder(place.work) / LOCK, timeout=0)
     try:
         with lock:
-            yield
+            try:
+                yield
+            except TextloraError:
+                # Nothing is lost where nothing was trained.
+                if not checkpoints.list_folders(place.checkpoints):
+                    shutil.rmtree(place.work, ignore_errors=True)
+                raise
     except Timeout as error:
         raise ResourceError(
             f"Another process is adapting into {place.out}.", hint="Wait for it, or choose another --out."

@@ -5,8 +5,9 @@ A run folder of ``prepare`` gives its training split alone, so that no test text
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Source:
         name: what a message calls it.
         read: gives the texts in order, empty where one is missing, None for a broken row.
         key: changes when the content does; None where that cannot be told.
+        given: the folder that the user named, where it is one of its files.
         prepared: whether it is the training split of a run folder.
         share: how much of it the last reading has gone through, 0 to 1; 0 where that is not known.
     """
@@ -34,6 +36,7 @@ class Source:
     name: str
     read: Callable[[], Iterator[str | None]]
     key: str | None
+    given: str = ""
     prepared: bool = False
     share: Callable[[], float] = lambda: 0.0
 
@@ -53,9 +56,9 @@ def open_sources(data: Any, *, text: str | None, encoding: str | None) -> list[S
     given = list(data) if isinstance(data, list | tuple) else [data]
     found: list[Source] = []
     errors: list[TextloraError] = []
-    for item in _expanded(given):
+    for item, folder in _expanded(given):
         try:
-            found.append(_open(item, text, encoding))
+            found.append(replace(_open(item, text, encoding), given=folder))
         except TextloraError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -71,12 +74,24 @@ def open_sources(data: Any, *, text: str | None, encoding: str | None) -> list[S
     return found
 
 
-def _expanded(given: Sequence[Any]) -> Iterator[Any]:
+def given_names(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Return what the user named, folders with the number of their files."""
+    counts = Counter(source.given for source in sources)
+    named = (f"{one.given} ({counts[one.given]:,} files)" if counts[one.given] > 1 else one.name for one in sources)
+    return tuple(
+        dict.fromkeys(name if source.given else source.name for name, source in zip(named, sources, strict=True))
+    )
+
+
+def _expanded(given: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """Yield what to open, and the folder that was named for it or ``""``."""
     for item in given:
-        if isinstance(item, str | Path):
-            yield from _files(Path(item), named=True)
+        path = Path(item) if isinstance(item, str | Path) else None
+        if path is None:
+            yield item, ""
         else:
-            yield item
+            folder = str(path) if path.is_dir() and not (path / storage.DATASET).exists() else ""
+            yield from ((file, folder) for file in _files(path, named=True))
 
 
 def _files(path: Path, *, named: bool = False) -> Iterator[Path]:
