@@ -25,6 +25,7 @@ __all__ = [
     "TextloraError",
     "TrainingError",
     "UsageError",
+    "compare",
     "evaluate",
     "export",
     "fit",
@@ -52,10 +53,10 @@ _HOMES = {
     "TrainingError": "errors",
     "UsageError": "errors",
 }
-_VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
+_VERBS = ("compare", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
-    from textlora.api import evaluate, export, fit, plan, prepare, report, train
+    from textlora.api import compare, evaluate, export, fit, plan, prepare, report, train
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
     from textlora.settings import Settings
