@@ -27,6 +27,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "adapt",
+    "compare",
     "decide",
     "evaluate",
     "export",
@@ -59,11 +60,11 @@ _HOMES = {
     "tune": "api_tune",
 }
 _VERB_HOMES = {"decide": "redeciding"}
-_VERBS = ("adapt", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
+_VERBS = ("adapt", "compare", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
     from textlora.adaptation import Adaptation
-    from textlora.api import adapt, evaluate, export, fit, plan, prepare, report, train
+    from textlora.api import adapt, compare, evaluate, export, fit, plan, prepare, report, train
     from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError

@@ -1,7 +1,7 @@
 """The verbs as plain Python functions over run folders; what the command line is a thin skin of.
 
 ``prepare``, ``plan``, ``train``, ``evaluate``, ``report`` and ``export`` each read their
-predecessors' files from the run folder and write their own. ``fit`` runs them all and goes on
+predecessors' files from the run folder and write their own; ``compare`` reads those of several runs. ``fit`` runs them all and goes on
 where an interrupted call stopped.
 """
 
@@ -25,6 +25,7 @@ from textlora.types import Dataset, Estimate, Evaluation, Plan, Run
 
 if TYPE_CHECKING:
     from textlora.adaptation import Adaptation
+    from textlora.comparing import Comparison
     from textlora.exporting import Exported
     from textlora.tokenization import TextTokenizer
 
@@ -251,6 +252,13 @@ def evaluate(run: Run, dataset: Dataset, *, split: str = "test", progress: Progr
 
     tell = (lambda done, total: progress("evaluate", done, total, "")) if progress else None
     return evaluation.evaluate(run.folder, dataset, split=split, progress=tell)
+
+
+def compare(*runs: Run | str | Path) -> Comparison:
+    """Say whether runs are really better than the first of them; see ``textlora.comparing.compare``."""
+    from textlora import comparing
+
+    return comparing.compare(*(run.folder if isinstance(run, Run) else run for run in runs))
 
 
 def report(plan: Plan, run: Run, evaluation: Evaluation, *, dataset: Dataset | None = None) -> Path:

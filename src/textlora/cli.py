@@ -267,6 +267,27 @@ def decide(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...", help="Evaluated run folders; all are held against the first.", show_default=False
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say whether one run is really better than another on the same rows."""
+    from textlora import api
+    from textlora.comparison_table import show_comparison
+
+    found = api.compare(*runs)
+    if as_json:
+        _print_json({"comparison": found})
+    else:
+        show_comparison(found, terminal.stdout())
+
+
+@app.command()
 def report(run: RunFolder, as_json: Json = False) -> None:
     """Write report.html, report.md and the model card."""
     from textlora import api

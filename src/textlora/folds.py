@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import evaluation, metrics, planning, series, storage
+from textlora import evaluation, planning, series, storage
 from textlora.backup import Backup
 from textlora.classifier import Classifier
 from textlora.errors import UsageError
 from textlora.preparation.crossing import USED, Division, fold_dataset, make_folds
 from textlora.preparation.views import pick
 from textlora.repeated import FoldRun, Folds, check_folds, seconds_of_folds, spreads, stage_of_folds
+from textlora.resampling import RESAMPLES
 from textlora.series import Progress
 from textlora.training import Passing
 from textlora.types import Dataset, Plan, Run
@@ -184,7 +185,7 @@ def _given(table: Any, dataset: Dataset) -> NDArray[np.bool_]:
 def _described(
     plan: Plan, dataset: Dataset, division: Division, runs: Sequence[FoldRun], pooled: evaluation.Judged
 ) -> Folds:
-    scores = pooled.scores(metrics.RESAMPLES, dataset.info.seed).metrics
+    scores = pooled.scores(RESAMPLES, dataset.info.seed).metrics
     sizes = {name: len(split) for name, split in dataset.splits().items()}
     return Folds(
         rows=sum(run.rows for run in runs),

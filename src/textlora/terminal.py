@@ -30,6 +30,7 @@ from rich.text import Text
 
 from textlora import memory
 from textlora.errors import TextloraWarning
+from textlora.slices import title
 from textlora.types import (
     Dataset,
     Drift,
@@ -367,16 +368,17 @@ MULTI_LABEL_NAMES = {
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores with intervals, and the baselines beside them."""
-    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows, 95 % intervals")
+    drawn = f" in {evaluation.groups:,} groups" if evaluation.groups > 1 else ""
+    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows{drawn}, 95 % intervals")
     leak = evaluation.leakage
     columns = [(baseline.name, baseline.metrics) for baseline in evaluation.baselines]
     if leak:
         columns.insert(0, ("without leaked rows", leak.others))
     table = _table("", "this model", *(name for name, _ in columns))
     names = MULTI_LABEL_NAMES if evaluation.task == "multi_label" else METRIC_NAMES
-    for name, title in names.items():
+    for name, shown in names.items():
         if name in evaluation.metrics:
-            table.add_row(title, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
+            table.add_row(shown, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
     console.print(table)
     if leak:
         console.print(
@@ -387,6 +389,10 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
         for line in telling.lines(evaluation.trust, several=evaluation.task == "multi_label"):
             console.print(Text(f"  {line}"))
+    for part in evaluation.parts:
+        if part.verdict == "worse":
+            shown = f"  ! worse than the rest: {title(part)}, {percent(part.accuracy)} right of {part.rows:,} rows"
+            console.print(Text(shown))
 
 
 def _figure(interval: Interval | None) -> str:

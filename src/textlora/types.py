@@ -52,6 +52,8 @@ class Split:
             value is a group of its own.
         near_duplicates: which rows have a near-duplicate somewhere in the data, where any row has.
         leaked: which rows of a given file have a near-duplicate in training.
+        clusters: the number of each row's cluster of near-duplicates, where any row is in one; a row that is
+            in none has a number of its own.
         slices: the columns that ``data.slice_columns`` keeps, by name; empty cells are ``""``.
     """
 
@@ -62,6 +64,7 @@ class Split:
     near_duplicates: Sequence[bool] | None = None
     leaked: Sequence[bool] | None = None
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clusters: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse columns of different length."""
@@ -69,9 +72,14 @@ class Split:
         if len({len(column) for column in columns}) > 1:
             raise ValueError("the columns of a split differ in length")
 
-    def annotations(self) -> dict[str, Sequence[str] | Sequence[bool]]:
+    def annotations(self) -> dict[str, Sequence[str] | Sequence[bool] | Sequence[int]]:
         """Return the columns that not every split has, by name, where they are there."""
-        found = {"group": self.groups, "near_duplicate": self.near_duplicates, "leaked": self.leaked}
+        found: dict[str, Sequence[str] | Sequence[bool] | Sequence[int] | None] = {
+            "group": self.groups,
+            "near_duplicate": self.near_duplicates,
+            "leaked": self.leaked,
+            "cluster": self.clusters,
+        }
         kept = {f"{SLICE}{name}": column for name, column in self.slices.items()}
         return {name: column for name, column in found.items() if column is not None} | kept
 
@@ -553,11 +561,26 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Scores on a part of the rows."""
+    """The share of right rows in a part of them, held against the rest.
+
+    Attributes:
+        name: what the rows have in common: a range of tokens, a label, a group, a value, ``yes`` or ``no``.
+        rows: how many they are.
+        accuracy: share of them that is right, in multi-label data with all labels.
+        kind: ``length``, ``truncated``, ``label``, ``near_duplicate``, ``group``, or ``column:`` and the name of a kept column.
+        rest: the same share of the other rows; None where there are none.
+        p_value: of the test that the two are equal, corrected for the number of parts.
+        verdict: ``worse`` or ``better`` where the test says so; ``unknown`` where the part has too few
+            rows to tell; else ``same``. Empty where nothing was tested.
+    """
 
     name: str
     rows: int
     accuracy: Interval
+    kind: str = "length"
+    rest: float | None = None
+    p_value: float | None = None
+    verdict: Literal["worse", "better", "same", "unknown", ""] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -660,8 +683,8 @@ class Mistake:
 class Baseline:
     """What a cheap method reaches on the same split.
 
-    ``advantage`` is the classifier's accuracy minus this method's, compared row by row; in multi-label
-    data it is that of the macro F1.
+    ``advantage`` is the classifier's accuracy minus this method's, compared row by row, and ``p_value``
+    that of the test that there is none; in multi-label data both are of the macro F1.
     """
 
     name: str
@@ -669,6 +692,7 @@ class Baseline:
     metrics: Mapping[str, Interval]
     seconds: float
     advantage: Interval | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -704,6 +728,16 @@ class Evaluation:
     errors: tuple[LabelErrors, ...] = ()
     trust: Trust | None = None
     """What the probabilities are worth, and what was decided by them; files of older versions do not have it."""
+    slices: tuple[Slice, ...] = ()
+    """Parts of the rows other than by length."""
+    groups: int = 0
+    """How many groups of rows (``--group``, near-duplicates) counted as one draw each in intervals and tests; 0
+    where each row did. 1 where all rows are of one group, which shows nothing of others: then rows counted."""
+
+    @property
+    def parts(self) -> tuple[Slice, ...]:
+        """All parts of the rows that were looked at."""
+        return self.by_length + self.slices
 
     @property
     def headline(self) -> str:

@@ -11,17 +11,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import goals, metrics, tasks
+from textlora import goals, intervals, tasks
 from textlora.deciding import conformal, reliability, temperature
 from textlora.deciding.applying import decide
-from textlora.deciding.clusters import mean_interval
+from textlora.deciding.clusters import mean_interval, numbered
 from textlora.decision import Answers, Operation, Trust
 from textlora.goals import Goal
 from textlora.interval import Interval
+from textlora.resampling import Units
 from textlora.tasks import Decisions, Floats
 from textlora.types import Bundle
-
-RESAMPLES = 1000
 
 
 def trust(
@@ -38,7 +37,7 @@ def trust(
         probabilities: (N, C) as users get them, at least one row.
         truth: (N, C), which labels the rows have.
         bundle: says how they were calibrated, and how it is decided.
-        groups: rows (N,) that depend on each other; intervals of means count groups.
+        groups: rows (N,) that depend on each other; intervals count groups.
         seed: of the draws.
     """
     task, calibration = bundle.task, bundle.calibration
@@ -46,8 +45,8 @@ def trust(
         calibration=calibration,
         reliability=reliability.measure(probabilities, truth, task, groups=groups, seed=seed),
         thresholds_goal=bundle.thresholds_goal if bundle.thresholds else "",
-        operation=_operation(probabilities, truth, bundle, groups, seed),
-        answers=_answers(probabilities, truth, bundle),
+        operation=_operation(probabilities, truth, bundle, groups),
+        answers=_answers(probabilities, truth, bundle, groups),
     )
     if calibration is None or calibration.temperature == 1:
         return found
@@ -58,7 +57,7 @@ def trust(
 
 
 def _operation(
-    probabilities: Floats, truth: Decisions, bundle: Bundle, groups: Sequence[Hashable] | None, seed: int
+    probabilities: Floats, truth: Decisions, bundle: Bundle, groups: Sequence[Hashable] | None
 ) -> Operation | None:
     decision = bundle.decision
     if decision is None:
@@ -66,54 +65,47 @@ def _operation(
     place = bundle.label_names.index(decision.positive)
     goal = goals.parse(decision.goal)
     given, usual = (
-        _figures(chosen[:, place], truth[:, place], goal, groups, seed)
+        _figures(chosen[:, place], truth[:, place], goal, groups)
         for chosen in (decide(probabilities, bundle), tasks.most_probable(probabilities))
     )
     return Operation(decision, given, usual)
 
 
 def _figures(
-    given: NDArray[np.bool_],
-    truth: NDArray[np.bool_],
-    goal: Goal,
-    groups: Sequence[Hashable] | None,
-    seed: int,
+    given: NDArray[np.bool_], truth: NDArray[np.bool_], goal: Goal, groups: Sequence[Hashable] | None
 ) -> Mapping[str, Interval]:
     """Return precision, recall, F1 and cost of one label; what no row defines is left out."""
-    found, wrong, missed = (int(cell.sum()) for cell in (given & truth, given & ~truth, ~given & truth))
+    units, found, either = _units(groups, len(truth)), given & truth, given | truth
     figures = {}
-    if found + wrong:
-        figures["precision"] = metrics.wilson(found, found + wrong)
-    if found + missed:
-        figures["recall"] = metrics.wilson(found, found + missed)
-        figures["f1"] = _f1(found, wrong, missed, len(truth), seed)
+    if given.any():
+        figures["precision"] = units.ratio(found, given)
+    if truth.any():
+        figures["recall"] = units.ratio(found, truth)
+        figures["f1"] = intervals.f1_from_overlap(units.ratio(found, either))
     if goal.kind == "cost":
         costs = goal.false_positive * (given & ~truth) + goal.false_negative * (~given & truth)
         figures["cost"] = mean_interval(costs.astype(np.float64), groups, lowest=0.0)
     return figures
 
 
-def _f1(found: int, wrong: int, missed: int, rows: int, seed: int) -> Interval:
-    """Return F1 with its bootstrap interval: one multinomial draw over the four cells is a resample of the rows."""
-    cells = np.array([found, wrong, missed, rows - found - wrong - missed])
-    drawn = np.random.default_rng(seed).multinomial(rows, cells / rows, size=RESAMPLES)
-    values = 2 * drawn[:, 0] / np.maximum(1, 2 * drawn[:, 0] + drawn[:, 1] + drawn[:, 2])
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(2 * found / (2 * found + wrong + missed), float(low), float(high))
+def _units(groups: Sequence[Hashable] | None, rows: int) -> Units:
+    return Units.of(None if groups is None else numbered(groups, rows), rows)
 
 
-def _answers(probabilities: Floats, truth: Decisions, bundle: Bundle) -> Answers | None:
+def _answers(
+    probabilities: Floats, truth: Decisions, bundle: Bundle, groups: Sequence[Hashable] | None
+) -> Answers | None:
     rule = bundle.abstention
     if rule is None:
         return None
     sets, given = conformal.sets(probabilities, rule), decide(probabilities, bundle)
-    rows, sizes = len(truth), sets.sum(axis=1)
+    units, every, sizes = _units(groups, len(truth)), np.ones(len(truth)), sets.sum(axis=1)
     answered = (sets == given).all(axis=1)
     right = (given & truth).any(axis=1) & answered
     return Answers(
         abstention=rule,
-        answered=metrics.wilson(int(answered.sum()), rows),
-        accuracy=metrics.wilson(int(right.sum()), int(answered.sum())) if answered.any() else None,
-        coverage=metrics.wilson(int((sets & truth).any(axis=1).sum()), rows),
+        answered=units.ratio(answered, every),
+        accuracy=units.ratio(right, answered) if answered.any() else None,
+        coverage=units.ratio((sets & truth).any(axis=1), every),
         sizes=tuple(np.bincount(sizes, minlength=3).tolist()),
     )

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import metrics
+from textlora import intervals, metrics
 from textlora.deciding.clusters import mean_interval
 from textlora.decision import Bin, Reliability
 from textlora.interval import Interval
@@ -106,7 +106,7 @@ def _bins(stated: Floats, right: Floats, starts: NDArray[np.intp]) -> tuple[Bin,
         Bin(
             rows=int(end - start),
             probability=float(stated[start:end].mean()),
-            share=metrics.wilson(int(right[start:end].sum()), int(end - start)),
+            share=intervals.wilson(int(right[start:end].sum()), int(end - start)),
         )
         for start, end in zip(starts, ends, strict=True)
     )

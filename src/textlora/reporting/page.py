@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from textlora import __version__
+from textlora.paired import shown_p
 from textlora.reporting import card, figures, wording
 from textlora.reporting.chance import Chance
 from textlora.reporting.crossing import Crossing
@@ -86,7 +87,7 @@ def _environment(*, escape_html: bool) -> Environment:
             "carriers",
         )
     }
-    environment.filters.update(words, code=code, block=code_block)
+    environment.filters.update(words, code=code, block=code_block, shown_p=shown_p)
     environment.globals.update(public_name=card.public_name, version=__version__)
     return environment
 
