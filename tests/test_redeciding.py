@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,10 @@ from textlora import evaluation, planning, redeciding, reporting, storage, train
 from textlora.classifier import Classifier
 from textlora.decision import Calibration
 from textlora.errors import TextloraWarning, UsageError
-from textlora.preparation import prepare
+from textlora.preparation import load_dataset, prepare
 from textlora.scoring import score_file
 from textlora.settings import build
+from textlora.types import Split
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +229,26 @@ class TestRefusals:
             f"{path} is damaged: a threshold for 'maybe', which is no label.\nRun `textlora train` again."
         )
 
+    def test_a_damaged_temperature(self, run):
+        path = run / "adapter" / "textlora.json"
+        document = json.loads(path.read_text())
+        broken = {**document["calibration"], "fitted": 0.0, "verdict": "kept"}
+        path.write_text(json.dumps({**document, "calibration": broken}))
+        assert self.refused(run) == (
+            f"{path} is damaged: the temperature is 0, expected a number above 0.\nRun `textlora train` again."
+        )
+
+    def test_other_data_and_no_validation_rows(self, run):
+        dataset, done = load_dataset(run), training.load_run(run)
+        with pytest.raises(UsageError) as error:
+            redeciding._check_data(run, dataset, replace(done, dataset_fingerprint="e" * 64))
+        assert error.value.message == (
+            f"{run / 'run.json'} was trained on other data than {run / 'dataset.json'} describes."
+        )
+        with pytest.raises(UsageError) as error:
+            redeciding._check_data(run, replace(dataset, validation=Split((), (), ())), done)
+        assert error.value.message == f"{run} has no validation rows to decide by."
+
     def test_a_failure_on_the_way_changes_nothing(self, run, monkeypatch):
         def fail(*arguments, **named):
             raise RuntimeError("no power")
@@ -286,8 +308,6 @@ class TestCommandLine:
 
 class TestTraining:
     def test_a_goal_of_the_plan_is_fitted(self, finished, tiny_model, machine, tmp_path, fast_reload):
-        from textlora.preparation import load_dataset
-
         dataset = load_dataset(finished)
         chosen = {name: value for name, value in dataset.info.options.items() if name.startswith("data.")}
         chosen |= QUICK | {"training.epochs": 1, "decision.goal": "precision@recall=0.8", "decision.error_rate": 0.1}
@@ -302,8 +322,6 @@ class TestTraining:
         assert bundle.abstention.rows == 120
 
     def test_a_goal_out_of_reach_keeps_the_training(self, finished, tiny_model, machine, tmp_path, fast_reload):
-        from textlora.preparation import load_dataset
-
         dataset = load_dataset(finished)
         chosen = {name: value for name, value in dataset.info.options.items() if name.startswith("data.")}
         chosen |= QUICK | {"decision.goal": "recall@precision=1"}

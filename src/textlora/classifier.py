@@ -316,6 +316,11 @@ def _check_target(target: Path) -> None:
 
 
 def _check_thresholds(path: Path, bundle: Bundle) -> None:
+    if not 0 < bundle.temperature < np.inf:
+        raise UsageError(
+            f"{path} is damaged: the temperature is {bundle.temperature:g}, expected a number above 0.",
+            hint="Run `textlora train` again.",
+        )
     if bundle.decision and bundle.decision.positive not in bundle.label_names:
         raise UsageError(
             f"{path} is damaged: a threshold for {bundle.decision.positive!r}, which is no label.",
