@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import metrics, multilabel_evaluation, storage, tfidf
+from textlora import memory, metrics, multilabel_evaluation, storage, tfidf
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.explanation import explain
 from textlora.multilabel_evaluation import MultiLabelJudged, Probabilities
@@ -196,6 +196,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
     """
     rows = _rows(dataset, split)
     _check_data(run_folder, dataset)
+    memory.tidy()
     scorer = classifier or _load(run_folder)
     _check_labels(scorer, run_folder, dataset)
     probabilities, tokens, seconds = _scored(scorer, rows, progress)

@@ -110,6 +110,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
     """
     allocation.keep_freed_memory()
+    hardware.watch_gpu_memory()
     planning.check_plan(plan, dataset)
     _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
@@ -127,6 +128,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         stage_seconds=time.perf_counter() - began,
         predicted_seconds=plan.estimate.train_seconds,
         predicted_memory_gb=plan.estimate.train_memory_gb,
+        predicted_gpu_memory_gb=plan.estimate.train_gpu_memory_gb,
     )
     storage.write_noun(job.folder / storage.RUN, run)
     # Of use to a resume only.
@@ -508,6 +510,8 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
+    # The fresh process needs room of its own on a GPU.
+    torch.cuda.empty_cache()
     difference = reload_difference(classifier, adapter, _reload_texts(job.dataset))
     tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
     if not difference <= tolerance:
@@ -566,6 +570,7 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
         seconds=seconds,
         cpu_seconds=trained.clock.cpu_seconds,
         peak_memory_gb=hardware.peak_memory_gb(),
+        peak_gpu_memory_gb=hardware.peak_gpu_memory_gb(),
         tokens_per_second=trained.tokens / seconds,
         reload_difference=difference,
         stopped_early=state.global_step < state.max_steps,
