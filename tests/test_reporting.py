@@ -287,6 +287,15 @@ def test_the_page_is_one_file_without_scripts_or_requests(plain):
     )
 
 
+def test_a_gpus_memory_stands_beside_the_hosts():
+    facts = make_facts(run=make_run(peak_gpu_memory_gb=4.1, predicted_gpu_memory_gb=3.9))
+    text = Reader(page.html(facts)).text
+    assert "Peak memory 2.0 GB 2.2 GB ×1.10 Peak GPU memory 3.9 GB 4.1 GB ×1.05" in text
+    assert "Peak GPU memory 4.1 GB" in text
+    assert "2.2 GB of memory at the peak, 4.1 GB on the GPU" in text
+    assert "| Peak GPU memory | 3.9 GB | 4.1 GB | ×1.05 |" in page.markdown(facts).replace("\u00a0", " ")
+
+
 def test_every_link_inside_the_page_has_a_target(plain):
     read = Reader(plain)
     targets = {value for _, name, value in read.attributes if name == "id"}
@@ -339,7 +348,7 @@ def test_the_page_holds_the_facts_of_every_section(plain):
         "Kept checkpoint step 250, validation accuracy 93.1 %",
         "Final training loss 0.2345 (mean of the whole training 0.4567)",
         "Training time 10 min 0 s 10 min 12 s ×1.02",
-        "Peak memory 2.0 GB 2.2 GB ×1.10",
+        "Peak memory 2.0 GB 2.2 GB ×1.10 Optimiser steps",
         "compute.device cpu no GPU was found",
         "lora.target_modules q_lin, v_lin two per layer",
         "training.batch_size 32 default of the setting",

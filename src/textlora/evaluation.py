@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import baselines, metrics, multilabel_evaluation, paired, slices, storage
+from textlora import baselines, memory, metrics, multilabel_evaluation, paired, slices, storage
 from textlora.confusion import confusion_matrix
 from textlora.deciding import trust
 from textlora.decision import Trust
@@ -247,6 +247,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
     """
     rows = _rows(dataset, split)
     _check_data(run_folder, dataset)
+    memory.tidy()
     scorer = classifier or _load(run_folder)
     _check_labels(scorer, run_folder, dataset)
     probabilities, tokens, seconds = _scored(scorer, rows, progress)

@@ -215,7 +215,9 @@ class QuantizationSettings(Section):
 class LimitSettings(Section):
     """What the job may take; the planner keeps below it."""
 
-    memory_gb: float | None = Field(None, gt=0, description="Peak memory in GB (--memory-limit 4GB).")
+    memory_gb: float | None = Field(
+        None, gt=0, description="Peak memory in GB (--memory-limit 4GB); with a CUDA GPU of its own memory."
+    )
     minutes: float | None = Field(None, gt=0, description="Minutes from training to report (--time-limit 20m).")
     disk_gb: float | None = Field(None, gt=0, description="Space on the disk in GB (--disk-limit 2GB).")
 

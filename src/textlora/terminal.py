@@ -252,11 +252,14 @@ def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console
         f"  {estimate.trainable_parameters:,} of {estimate.total_parameters:,} parameters are trained "
         f"({100 * estimate.trainable_parameters / estimate.total_parameters:.1f} %), {estimate.steps:,} steps."
     )
+    gpu = f"{estimate.gpu_memory_gb:.1f} GB of GPU memory, " if estimate.gpu_memory_gb else ""
     console.print(
         f"  Estimate: {duration(estimate.train_seconds)} to train, {duration(estimate.evaluate_seconds)} to evaluate, "
-        f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk"
+        f"{estimate.memory_gb:.1f} GB of memory, {gpu}{estimate.disk_gb:.2f} GB of disk"
         f"{'' if estimate.rehearsed else ' (roughly: measured for longer jobs)'}."
     )
+    if estimate.disturbed:
+        console.print("  ! The machine is busy: other work ran while this was measured, so times may be off.")
     if plan.alternatives:
         _show_terms(plan, console)
         _show_alternatives(plan, console)
@@ -265,26 +268,38 @@ def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console
 def _show_terms(plan: Plan, console: Console) -> None:
     """Print what each part takes, and what is free."""
     estimate = plan.estimate
-    table = _table("memory", "GB", "time", "", "disk", "GB")
-    columns = [
-        [(name, f"{value:.2f}") for name, value in estimate.memory_by_term.items()],
-        [(name, duration(value)) for name, value in estimate.seconds_by_term.items()],
-        [(name, f"{value:.3f}") for name, value in estimate.disk_by_term.items()],
-    ]
-    for row in itertools.zip_longest(*columns, fillvalue=("", "")):
+    memory = [(name, f"{value:.2f}") for name, value in estimate.memory_by_term.items()]
+    columns = {
+        ("memory", "GB"): [*memory, ("free now", f"{plan.machine.available_memory_gb:.2f}")],
+        ("GPU memory", "GB"): _gpu_terms(plan),
+        ("time", ""): [(name, duration(value)) for name, value in estimate.seconds_by_term.items()],
+        ("disk", "GB"): [(name, f"{value:.3f}") for name, value in estimate.disk_by_term.items()],
+    }
+    columns = {head: cells for head, cells in columns.items() if cells}
+    table = _table(*itertools.chain.from_iterable(columns))
+    for row in itertools.zip_longest(*columns.values(), fillvalue=("", "")):
         table.add_row(*(Text(cell) for pair in row for cell in pair))
-    table.add_row("free now", f"{plan.machine.available_memory_gb:.2f}")
     console.print(table)
+
+
+def _gpu_terms(plan: Plan) -> list[tuple[str, str]]:
+    """Return name and GB of what a CUDA GPU holds, and what is free there; nothing without one."""
+    terms, machine = plan.estimate.gpu_memory_by_term, plan.machine
+    if not terms:
+        return []
+    free = machine.gpu_available_memory_gb or machine.gpu_memory_gb or 0.0
+    return [*((name, f"{value:.2f}") for name, value in terms.items()), ("free now", f"{free:.2f}")]
 
 
 def _show_alternatives(plan: Plan, console: Console) -> None:
     """Print what else could be trained on the same data, side by side."""
-    table = _table("alternative", "trained", "weights", "memory", "time", "disk", "choose it with")
+    memory = "GPU memory" if plan.estimate.gpu_memory_gb else "memory"
+    table = _table("alternative", "trained", "weights", memory, "time", "disk", "choose it with")
     for other in plan.alternatives:
         found = other.estimate
         table.add_row(
-            Text(other.name), f"{found.trainable_parameters / 1e6:.1f} M", f"{1e3 * found.memory_by_term['weights']:.0f} MB",
-            f"{found.memory_gb:.2f} GB", duration(found.seconds), f"{found.disk_gb:.2f} GB",
+            Text(other.name), f"{found.trainable_parameters / 1e6:.1f} M", f"{1e3 * found.weights_gb:.0f} MB",
+            f"{found.gpu_memory_gb or found.memory_gb:.2f} GB", duration(found.seconds), f"{found.disk_gb:.2f} GB",
             Text(other.how or "not in textlora"),
         )  # fmt: skip
     console.print(table)
@@ -303,7 +318,7 @@ def show_run(run: Run, console: Console) -> None:
     )
     console.print(
         f"  {run.epochs:g} epochs, {run.steps:,} steps in {duration(run.seconds)}, {run.tokens_per_second:,.0f} tokens/s, "
-        f"peak memory {run.peak_memory_gb:.2f} GB"
+        f"peak memory {_peaks(run.peak_memory_gb, run.peak_gpu_memory_gb)}"
     )
     console.print(
         f"  training loss {run.final_training_loss:.3f} at the end (mean {run.mean_training_loss:.3f}); "
@@ -311,8 +326,8 @@ def show_run(run: Run, console: Console) -> None:
     )
     if run.predicted_memory_gb:
         console.print(
-            f"  predicted {duration(run.predicted_seconds)} and {run.predicted_memory_gb:.2f} GB; "
-            f"it took {duration(run.stage_seconds)} with loading and saving, and {run.peak_memory_gb:.2f} GB"
+            f"  predicted {duration(run.predicted_seconds)} and {_peaks(run.predicted_memory_gb, run.predicted_gpu_memory_gb)}; "
+            f"it took {duration(run.stage_seconds)} with loading and saving, and {_peaks(run.peak_memory_gb, run.peak_gpu_memory_gb)}"
         )
     for event in run.memory_events:
         console.print(Text(f"  ! {memory.describe(event)}"))
@@ -338,6 +353,11 @@ def show_decided(decided: Decided, console: Console) -> None:
         show_evaluation(decided.evaluation, console)
     if decided.report:
         _heading(console, "Report", str(decided.report))
+
+
+def _peaks(host: float, gpu: float) -> str:
+    """Return ``1.93 GB``, or ``1.93 GB, 4.10 GB on the GPU``."""
+    return f"{host:.2f} GB" + (f", {gpu:.2f} GB on the GPU" if gpu else "")
 
 
 METRIC_NAMES = {

@@ -114,6 +114,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
     """
     allocation.keep_freed_memory()
+    hardware.watch_gpu_memory()
     planning.check_plan(plan, dataset)
     _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
@@ -132,6 +133,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         stage_seconds=time.perf_counter() - began,
         predicted_seconds=plan.estimate.train_seconds,
         predicted_memory_gb=plan.estimate.train_memory_gb,
+        predicted_gpu_memory_gb=plan.estimate.train_gpu_memory_gb,
     )
     storage.write_noun(job.folder / storage.RUN, run)
     # Of use to a resume only.
@@ -520,6 +522,8 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
+    # The fresh process needs room of its own on a GPU.
+    torch.cuda.empty_cache()
     difference = check_reload(classifier, adapter, job.dataset, fresh=job.passing.fresh_reload)
     job.progress("check reload", 1, 1, f"difference {difference:.1g}")
     return bundle, difference
@@ -606,6 +610,7 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
         seconds=seconds,
         cpu_seconds=trained.clock.cpu_seconds,
         peak_memory_gb=hardware.peak_memory_gb(),
+        peak_gpu_memory_gb=hardware.peak_gpu_memory_gb(),
         tokens_per_second=trained.tokens / seconds,
         reload_difference=difference,
         stopped_early=state.global_step < state.max_steps,

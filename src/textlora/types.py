@@ -239,6 +239,8 @@ class Machine:
     features: tuple[str, ...]
     rates: Mapping[str, float]
     platform: str
+    gpu_available_memory_gb: float | None = None
+    """What other processes leave of a CUDA GPU's memory, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,7 @@ class Rehearsal:
         row_kernel_bytes: what the libraries keep for every further number of rows in a micro-batch;
             ``text_kernel_bytes`` for every further group of texts that attention works on together.
         import_seconds: to import all libraries.
+        disturbed: whether other processes were computing meanwhile, so that times may be off.
     """
 
     train: Cost
@@ -280,15 +283,19 @@ class Rehearsal:
     row_kernel_bytes: float
     text_kernel_bytes: float
     import_seconds: float
+    disturbed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What ``fit`` will take. Seconds, GB (10**9 bytes).
 
-    ``memory_gb`` is the peak of the whole job's resident memory, ``train_memory_gb`` that of training. The
-    terms of each figure are in ``…_by_term``; ``docs/planning.md`` explains them. ``rehearsed`` says
-    whether they rest on passes of a model with these shapes on this machine, or on rough rates.
+    ``memory_gb`` is the peak of the whole job's resident memory on the host, ``train_memory_gb`` that of
+    training. ``gpu_memory_gb`` is the peak on a CUDA GPU, CUDA's context included, and
+    ``train_gpu_memory_gb`` what PyTorch reserves of it in training, which is what can be measured; both are 0
+    where none is used, and an Apple GPU shares the host's memory. The terms of each figure are in
+    ``…_by_term``; ``docs/planning.md`` explains them. ``rehearsed`` says whether they rest on passes of a model
+    with these shapes on this machine, or on rough rates; ``disturbed`` whether others were computing meanwhile.
     """
 
     train_seconds: float
@@ -302,9 +309,18 @@ class Estimate:
     report_seconds: float = 0.0
     train_memory_gb: float = 0.0
     rehearsed: bool = False
+    disturbed: bool = False
     seconds_by_term: Mapping[str, float] = field(default_factory=dict)
     memory_by_term: Mapping[str, float] = field(default_factory=dict)
     disk_by_term: Mapping[str, float] = field(default_factory=dict)
+    gpu_memory_gb: float = 0.0
+    train_gpu_memory_gb: float = 0.0
+    gpu_memory_by_term: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def weights_gb(self) -> float:
+        """The weights, wherever training keeps them."""
+        return (self.gpu_memory_by_term or self.memory_by_term)["weights"]
 
     @property
     def seconds(self) -> float:
@@ -431,6 +447,10 @@ class Run:
     """What the plan said that the stage would take."""
     predicted_memory_gb: float = 0.0
     """The same for its peak of memory."""
+    peak_gpu_memory_gb: float = 0.0
+    """The most that PyTorch had reserved of a CUDA GPU; 0 where none was used."""
+    predicted_gpu_memory_gb: float = 0.0
+    """What the plan said of that."""
 
     @property
     def trainable_share(self) -> float:

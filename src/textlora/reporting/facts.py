@@ -254,9 +254,23 @@ class Facts:
             _measured(
                 "Peak memory", estimate.train_memory_gb or estimate.memory_gb, run.peak_memory_gb, wording.gigabytes
             ),
+            *self._measured_on_gpu,
             _measured("Optimiser steps", estimate.steps, run.steps, wording.count),
             _measured("Trained parameters", estimate.trainable_parameters, run.trainable_parameters, wording.count),
         ]
+
+    @property
+    def _measured_on_gpu(self) -> list[Measured]:
+        """The same for the GPU's memory, where a CUDA GPU was used; CUDA's own context is in neither figure."""
+        run = self.run
+        if not run.peak_gpu_memory_gb:
+            return []
+        return [_measured("Peak GPU memory", run.predicted_gpu_memory_gb, run.peak_gpu_memory_gb, wording.gigabytes)]
+
+    @property
+    def gpu_peak(self) -> str:
+        """The most that PyTorch reserved of a CUDA GPU."""
+        return wording.gigabytes(self.run.peak_gpu_memory_gb)
 
     @property
     def summary(self) -> list[tuple[str, str]]:
@@ -284,6 +298,7 @@ class Facts:
             ),
             ("Speed", f"{run.tokens_per_second:,.0f} tokens per second"),
             ("Peak memory", wording.gigabytes(run.peak_memory_gb)),
+            *([("Peak GPU memory", self.gpu_peak)] if run.peak_gpu_memory_gb else []),
             *(
                 (f"Memory ran out, {number}", memory.describe(event))
                 for number, event in enumerate(run.memory_events, 1)
