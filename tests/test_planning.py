@@ -218,6 +218,7 @@ def test_nothing_stays_automatic_and_everything_has_a_reason(machine, recipe):
         *("data.group_column", "data.time_column", "data.label_separator"),
         "quantization.bits",
         *("limits.memory_gb", "limits.minutes", "limits.disk_gb"),
+        *("decision.goal", "decision.positive", "decision.error_rate"),
     ]  # off
     assert list(reasons) == settings.setting_names()
     assert all(reason and "\n" not in reason for reason in reasons.values())
@@ -725,6 +726,7 @@ def test_the_file_is_readable(tmp_path):
             "compute",
             "quantization",
             "limits",
+            "decision",
             "textlora",
             "machine",
             "estimate",

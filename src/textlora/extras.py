@@ -39,3 +39,4 @@ class Extra:
 
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
+OPTUNA = Extra("optuna", (5, 0), "tune")

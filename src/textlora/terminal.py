@@ -30,6 +30,7 @@ from rich.text import Text
 
 from textlora import memory
 from textlora.errors import TextloraWarning
+from textlora.slices import title
 from textlora.types import (
     Dataset,
     Drift,
@@ -45,6 +46,7 @@ from textlora.types import (
 
 if TYPE_CHECKING:
     from textlora.doctor import Examination
+    from textlora.redeciding import Decided
 
 # A plain log line at most so often, when standard error is no terminal.
 PLAIN_SECONDS = 10.0
@@ -132,6 +134,10 @@ class Reporter:
         self._spoken = 0.0
         self._expected: dict[str, float] = {}
 
+    def expect_seconds(self, stage: str, seconds: float) -> None:
+        """Take somebody's word for how long a stage takes, until there is something measured."""
+        self._expected[stage] = seconds
+
     def expect(self, estimate: Estimate) -> None:
         """Take the plan's word for how long training takes, until there is something measured."""
         terms = estimate.seconds_by_term
@@ -139,7 +145,11 @@ class Reporter:
             terms.get(name, 0.0) for name in ("adapted layers", "kernels", "dequantizing", "optimiser", "validation")
         ]
         if sum(whole):
-            self._expected["train"] = sum(whole)
+            self.expect_stage("train", sum(whole))
+
+    def expect_stage(self, stage: str, seconds: float) -> None:
+        """Take a plan's word for how long a stage takes, until there is something measured."""
+        self._expected[stage] = seconds
 
     @contextmanager
     def live(self) -> Iterator[Reporter]:
@@ -326,6 +336,25 @@ def show_run(run: Run, console: Console) -> None:
         console.print(f"  over full-precision base weights, as merged: {run.drift}")
 
 
+def show_decided(decided: Decided, console: Console) -> None:
+    """Print what was fitted on the validation rows, and what it comes to."""
+    from textlora.deciding import telling
+
+    _heading(console, "Decision", str(decided.folder))
+    console.print(Text(f"  {telling.calibration_told(decided.calibration)}"))
+    if decided.decision:
+        console.print(Text(f"  {telling.decision_told(decided.decision)}"))
+    if decided.thresholds:
+        cuts = ", ".join(f"{name} {cut:.3f}" for name, cut in decided.thresholds.items())
+        console.print(Text(f"  thresholds for {decided.thresholds_goal}: {cuts}"))
+    if decided.abstention:
+        console.print(Text(f"  {telling.abstention_told(decided.abstention)}"))
+    if decided.evaluation:
+        show_evaluation(decided.evaluation, console)
+    if decided.report:
+        _heading(console, "Report", str(decided.report))
+
+
 def _peaks(host: float, gpu: float) -> str:
     """Return ``1.93 GB``, or ``1.93 GB, 4.10 GB on the GPU``."""
     return f"{host:.2f} GB" + (f", {gpu:.2f} GB on the GPU" if gpu else "")
@@ -359,21 +388,31 @@ MULTI_LABEL_NAMES = {
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores with intervals, and the baselines beside them."""
-    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows, 95 % intervals")
+    drawn = f" in {evaluation.groups:,} groups" if evaluation.groups > 1 else ""
+    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows{drawn}, 95 % intervals")
     leak = evaluation.leakage
     columns = [(baseline.name, baseline.metrics) for baseline in evaluation.baselines]
     if leak:
         columns.insert(0, ("without leaked rows", leak.others))
     table = _table("", "this model", *(name for name, _ in columns))
     names = MULTI_LABEL_NAMES if evaluation.task == "multi_label" else METRIC_NAMES
-    for name, title in names.items():
+    for name, shown in names.items():
         if name in evaluation.metrics:
-            table.add_row(title, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
+            table.add_row(shown, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
     console.print(table)
     if leak:
         console.print(
             f"  {leak.rows:,} of the rows are near-duplicates of training rows ({percent(leak.accuracy)} of them right)."
         )
+    if evaluation.trust:
+        from textlora.deciding import telling
+
+        for line in telling.lines(evaluation.trust, several=evaluation.task == "multi_label"):
+            console.print(Text(f"  {line}"))
+    for part in evaluation.parts:
+        if part.verdict == "worse":
+            shown = f"  ! worse than the rest: {title(part)}, {percent(part.accuracy)} right of {part.rows:,} rows"
+            console.print(Text(shown))
 
 
 def _figure(interval: Interval | None) -> str:
@@ -395,7 +434,15 @@ def show_predictions(
     for text, prediction, head in zip(texts, predictions, heads, strict=True):
         cut = "  (truncated)" if prediction.truncated else ""
         probability = "" if several else f"{prediction.probability:.3f}  "
-        console.print(Text(f"{head:<{width}}  {probability}{_short(text, PASSAGE)}{cut}"))
+        console.print(Text(f"{head:<{width}}  {probability}{_short(text, PASSAGE)}{cut}{_doubt(prediction)}"))
+
+
+def _doubt(prediction: Prediction) -> str:
+    """Return ``  (not sure: negative or positive)`` where the classifier abstains."""
+    if not prediction.abstains:
+        return ""
+    left = dict.fromkeys((prediction.label, *prediction.labels)) if prediction.labels else ["no label fits"]
+    return f"  (not sure: {' or '.join(left)})"
 
 
 def _labels_given(prediction: Prediction) -> str:
@@ -434,7 +481,7 @@ def show_explanations(
         if console.is_terminal:
             cut = "  (truncated)" if prediction.truncated else ""
             head = _labels_given(prediction) if several else f"{explained.label}  {explained.probability:.3f}"
-            console.print(Text(f"{head}{cut}", style="bold"))
+            console.print(Text(f"{head}{cut}{_doubt(prediction)}", style="bold"))
             console.print(
                 Text.assemble(*((piece, STYLES[level]) for piece, level in marked(explained.text, explained.spans)))
             )

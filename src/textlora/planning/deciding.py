@@ -9,6 +9,7 @@ from typing import Any
 
 from textlora import settings
 from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
+from textlora.planning.decision import name_positive
 from textlora.planning.gpu_memory import free_gb
 from textlora.planning.grounds import EAGER_ONLY, USER, Choice, Choices, Grounds
 from textlora.planning.imbalance import resolve_loss
@@ -72,6 +73,7 @@ def resolve(choices: Choices, grounds: Grounds, *, small_data: bool = False) -> 
     if small_data:
         _adapt_to_small_data(chosen, grounds)
     check(chosen, grounds)
+    name_positive(chosen, grounds)
     _mention_long_warmup(chosen, grounds)
     _mention_saving(chosen, grounds)
     built = settings.build({name: choice.value for name, choice in chosen.items()})
