@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,15 +31,16 @@ from pydantic import TypeAdapter
 from textlora import hardware, storage
 from textlora.types import Rehearsal
 
-VERSION = 5
+VERSION = 6
 # Share of the last layer that the packed engine saves by computing it for one token per text.
 LAST_LAYER_SAVED = 0.95
 # Blocks of the small model: two for all tokens, and the last one.
 LAYERS = 3
 # A pass costs as much with a small vocabulary.
 VOCABULARY = 1_000
-# Rounds of the passes that are timed: at least so many, and until so many seconds are over. The fastest of each
-# counts, and rounds alternate, so that a short disturbance does not hit all passes of one shape.
+# Rounds of the passes that are timed: at least so many, and until so many seconds are over. The median of each
+# counts: the fastest promises a speed that a training of minutes does not hold. Rounds alternate, so that a short
+# disturbance does not hit all passes of one shape.
 LEAST_ROUNDS, MOST_ROUNDS, ROUND_SECONDS = 3, 10, 2.0
 # Tokens per text of the passes; no padding in either engine, which would be computed but not counted.
 SHORT, LONG = 64, 512
@@ -310,15 +312,15 @@ class Stage:
         }
 
     def _timed(self, mode: str, shapes: Sequence[Sequence[int]]) -> list[dict[str, float]]:
-        """Return the work of a pass over each of the shapes and the fewest seconds it took."""
+        """Return the work of a pass over each of the shapes and the seconds it takes."""
         for lengths in shapes:
             self._run(mode, lengths)  # builds the kernels
         rounds: list[list[float]] = []
         start = time.perf_counter()
         while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.perf_counter() - start < ROUND_SECONDS):
             rounds.append([self._run(mode, lengths) for lengths in shapes])
-        fastest = map(min, zip(*rounds, strict=True))
-        return [{**_work(lengths), "seconds": seconds} for lengths, seconds in zip(shapes, fastest, strict=True)]
+        usual = map(statistics.median, zip(*rounds, strict=True))
+        return [{**_work(lengths), "seconds": seconds} for lengths, seconds in zip(shapes, usual, strict=True)]
 
     def _run(self, mode: str, lengths: Sequence[int]) -> float:
         """Return the seconds of a pass; under ``predict`` of one on each core at once, divided by their number."""
