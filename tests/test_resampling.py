@@ -112,3 +112,8 @@ def test_the_share_that_may_hide_is_wilsons():
     grouped = Units.of(np.arange(20) // 4, 20)
     assert grouped.unseen(marks) > Units(20).unseen(marks)
     assert grouped.among(marks).sizes.tolist() == [4, 4, 4]
+
+
+def test_a_class_without_rows_has_no_units():
+    assert Units.of(np.arange(20) // 4, 20).effective(np.zeros(20, bool)) == 0
+    assert Units(20).effective(np.zeros(20, bool)) == 0

@@ -128,10 +128,11 @@ def scores(  # noqa: PLR0913 - truth and answers, and how the rows are drawn
     labels, given = np.asarray(y_true, np.int64), _predicted(probabilities, predicted)
     drawn_units = (units or Units(len(labels))).judged(labels == given)
     counts = confusion_matrix(labels, given, classes=len(label_names))
-    rankings, losses = _rankings(labels, probabilities), row_losses(labels, probabilities)
-    drawn = collect(map(overall, _resampled_matrices(cells(labels, given, classes=len(counts)), counts, drawn_units, resamples, seed)))  # fmt: skip
-    blocks = drawn_units.weights(resamples, seed)
-    drawn |= collect(map(partial(_weighted_scores, rankings, losses), blocks))
+    rankings = _rankings(labels, probabilities)
+    weighted = partial(_weighted_scores, rankings, row_losses(labels, probabilities))
+    places = cells(labels, given, classes=len(counts))
+    drawn = collect(map(overall, _resampled_matrices(places, counts, drawn_units, resamples, seed)))
+    drawn |= collect(map(weighted, drawn_units.weights(resamples, seed)))
     shares = class_shares(((labels == place, given == place) for place in range(len(counts))), drawn_units)
     doubts = _doubts(counts, shares, rankings, drawn_units)
     figures = {

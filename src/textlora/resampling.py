@@ -104,8 +104,8 @@ class Units:
             yield counts if self.numbers is None else counts[:, self.numbers]
 
     def effective(self, chosen: NDArray[np.bool_]) -> float:
-        """Return how many units of equal size are as good as those of some rows, a mask (N,) with any."""
-        if self.numbers is None:
+        """Return how many units of equal size are as good as those of some rows, a mask (N,)."""
+        if self.numbers is None or not chosen.any():
             return float(chosen.sum())
         sizes = np.bincount(self.numbers[chosen])
         return intervals.effective(sizes[sizes > 0])

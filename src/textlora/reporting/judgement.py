@@ -85,10 +85,12 @@ def certainty(evaluation: Evaluation, info: DatasetInfo) -> list[str]:
 
 
 def _basis(evaluation: Evaluation) -> str:
-    figure, split = evaluation.metrics[evaluation.headline], evaluation.split
-    within = f"{wording.percent_range(figure)} with 95{wording.NBSP}% confidence"
-    drawn = f", in {evaluation.groups:,} groups that count as one draw each," if evaluation.groups > 1 else ""
-    return f"{wording.rows(evaluation.rows)} of the {split} split{drawn} put it at {within}; chance in training comes on top."
+    figure = evaluation.metrics[evaluation.headline]
+    grouped = f" in {evaluation.groups:,} groups, each of which counts as one draw" if evaluation.groups > 1 else ""
+    return (
+        f"With 95{wording.NBSP}% confidence {FIGURES[evaluation.headline]} is {wording.percent_range(figure)} on further rows of this kind: "
+        f"as far as {wording.rows(evaluation.rows)} of the {evaluation.split} split{grouped} can tell. Chance in training comes on top."
+    )
 
 
 def _duplicates(info: DatasetInfo) -> str:
