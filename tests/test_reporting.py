@@ -330,7 +330,7 @@ def test_the_first_screen_answers_the_four_questions(plain):
         in first
     )
     assert (
-        "How sure that is With 95 % confidence accuracy is 91.0–95.0 % on further rows of this kind: so much tell 500 rows of the test split."
+        "How sure that is With 95 % confidence accuracy is 91.0–95.0 % on further rows of this kind: as far as 500 rows of the test split can tell."
         in first
     )
     assert "No text stands in two splits (8 rows set aside for that)." in first

@@ -106,15 +106,15 @@ class TestSearch:
 
         folder = tmp_path / "run"
         with pytest.raises(Interrupted) as error:
-            again(folder, toy_csv, tiny_model, trials=6, progress=strike(when))
+            again(folder, toy_csv, tiny_model, trials=4, progress=strike(when))
         assert error.value.hint == "Go on with: the same call once more"
         assert len(load_trials(folder).trials) == 2
         assert (folder / storage.PLAN).exists()
         told = []
-        found = again(folder, toy_csv, tiny_model, trials=6, progress=lambda *step: told.append(step))
+        found = again(folder, toy_csv, tiny_model, trials=4, progress=lambda *step: told.append(step))
         assert min(done for _, done, _, _ in told) == 2
         ours, theirs = (
-            [(trial.settings, trial.state, trial.value, trial.curve) for trial in one.trials]
+            [(trial.settings, trial.state, trial.value, trial.curve) for trial in one.trials[:4]]
             for one in (found, load_trials(tuned))
         )
         assert ours == theirs
@@ -149,13 +149,29 @@ class TestSearch:
             found.note(found.trials[1]) == "failed: The training loss became nan at step 3; training stopped at once."
         )
 
+    def test_a_full_disk_ends_the_search_and_not_all_trials_to_come(self, toy_csv, tiny_model, tmp_path, monkeypatch):
+        real = search.series.train_or_resume
+
+        def failing(plan, dataset, folder, **named):
+            if folder.name == "1":
+                raise ResourceError(message)
+            return real(plan, dataset, folder, **named)
+
+        monkeypatch.setattr(search.series, "train_or_resume", failing)
+        message = "The disk is full: cannot write x."
+        with pytest.raises(ResourceError, match="The disk is full"):
+            again(tmp_path / "run", toy_csv, tiny_model, trials=2)
+        assert len(load_trials(tmp_path / "run").trials) == 1
+        message = "The memory ran out (training, step 3): bad_alloc"
+        assert again(tmp_path / "run", toy_csv, tiny_model, trials=2).trials[1].state == "failed"
+
 
 class TestTime:
     def test_no_trial_is_begun_that_would_not_end(self, copied, toy_csv, tiny_model):
         spent = load_trials(copied).seconds
         found = again(copied, toy_csv, tiny_model, trials=9, minutes=(spent + 0.2) / 60)
         assert len(found.trials) == 6
-        assert found.ended == "no further trial fits into the time limit"
+        assert found.ended == "no further trial fits into the limits"
 
     def test_a_limit_below_the_default_is_refused_at_once(self, toy_csv, tiny_model, tmp_path):
         with pytest.raises(ResourceError) as error:
@@ -423,7 +439,7 @@ def test_rows_with_several_labels(tiny_model, tmp_path):
     texts, labels = texts_and_labels(120)
     data = pd.DataFrame({"text": texts, "label": labels})
     assignments = {**FIXED, "training.best_metric": "f1_macro"}
-    found = api_tune.tune(data, trials=3, base_model=str(tiny_model), out=tmp_path / "run", assignments=assignments)
+    found = api_tune.tune(data, trials=2, base_model=str(tiny_model), out=tmp_path / "run", assignments=assignments)
     assert found.metric_name == "validation macro F1"
     table = pq.read_table(tmp_path / "run" / "trials" / "0.parquet").to_pandas()
     right = tuning._right(preparation.load_dataset(tmp_path / "run"), 0)

@@ -96,6 +96,11 @@ def explained(doing: str, *, hint: str = LESS) -> Iterator[None]:
         raise ResourceError(f"The {kind} ran out while {doing}: {_first_line(error)}", hint=hint) from error
 
 
+def ran_out(error: ResourceError) -> bool:
+    """Return whether an error of ours says that memory ran out, rather than something else."""
+    return re.match(r"The (GPU )?memory ran out\b", error.message) is not None
+
+
 class Pass:
     """The forward pass under way: how many texts it holds and how many tokens, padding counted."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import statistics
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textlora import evaluation, series, storage
+from textlora import evaluation, hardware, memory, series, storage
 from textlora.classifier import Classifier
 from textlora.errors import ResourceError, TrainingError
 from textlora.series import Progress
@@ -83,7 +82,6 @@ class Search:
         self._progress = progress
         self._metric = task.default.settings.training.best_metric
         self._began = 0.0
-        self._steps = 0
         self._curve: list[tuple[float, float]] = []
 
     def run(self) -> Trials:
@@ -108,9 +106,9 @@ class Search:
         number = len(self.found.trials)
         proposed = self._proposed(number)
         if proposed is None:
-            return "no further trial fits into the time limit"
+            return "no further trial fits into the limits"
         drawn, plan = proposed
-        self._began, self._curve, self._steps = time.monotonic(), [], plan.estimate.steps
+        self._began, self._curve = time.monotonic(), []
         trial = Trial(number, drawn, "complete", estimated_seconds=plan.estimate.train_seconds)
         try:
             trial = self._trained(trial, plan)
@@ -140,10 +138,17 @@ class Search:
                 space, self.found.trials, seed=self._task.seed, number=number, attempt=attempt, sign=self.found.sign
             )
             assignments = space.assignments(suggested)
-            plan = self._lean(self._task.plan(assignments))
-            if self._fits(plan):
+            plan = self._planned(assignments)
+            if plan and self._fits(plan):
                 return {name: assignments[name] for name in self.found.space}, plan
         return None
+
+    def _planned(self, assignments: Mapping[str, Any]) -> Plan | None:
+        """Return a trial's plan; None where it cannot keep the user's limits of memory or disk."""
+        try:
+            return self._lean(self._task.plan(assignments))
+        except ResourceError:
+            return None
 
     def _check_default(self) -> None:
         predicted, minutes = self._task.default.estimate.train_seconds, self.found.minutes
@@ -167,8 +172,6 @@ class Search:
 
     def _lean(self, plan: Plan) -> Plan:
         """Return the plan without a cache of the frozen layers that its disk has no room for."""
-        from textlora import hardware
-
         needed = plan.estimate.disk_by_term.get("frozen layers", 0.0)
         if needed <= CACHE_SHARE * hardware.free_disk_gb(storage.cache_folder()):
             return plan
@@ -187,12 +190,13 @@ class Search:
             self._forget(folder)
             return self._reached(trial, "pruned")
         except (TrainingError, ResourceError) as error:
-            if trial.number == DEFAULT:
+            # A full disk would fail all trials to come.
+            if trial.number == DEFAULT or (isinstance(error, ResourceError) and not memory.ran_out(error)):
                 raise
             self._forget(folder)
             return replace(self._reached(trial, "failed"), note=str(error).splitlines()[0])
         finally:
-            gc.collect()
+            memory.release()
         return self._kept(trial, run)
 
     def _reached(self, trial: Trial, state: Any) -> Trial:
@@ -240,7 +244,9 @@ class Search:
 
     def _watch(self, trial: Trial, plan: Plan, entry: Mapping[str, float]) -> None:
         value = entry[SCORES[self._metric]]
-        self._curve.append((entry["step"] / plan.estimate.steps, value))
+        share = entry["step"] / plan.estimate.steps
+        # What an earlier call had validated from here on is done again.
+        self._curve = [*((at, score) for at, score in self._curve if at < share), (share, value)]
         others = [other.curve for other in self.found.complete]
         noise = noise_of(value, self.found.rows, metric=self._metric)
         if trial.number != DEFAULT and lies_behind(self._curve, others, sign=self.found.sign, noise=noise):
