@@ -606,7 +606,10 @@ def test_what_was_done_against_leaks_is_said():
         "Groups of “author” stay in one split: the test knows none from training.",
         "Split by “day”: it was tested on newer rows than it learnt from.",
     ]
-    assert "500 rows of the test split in 40 groups, each of which counts as one draw." in certain(groups=40)[0]
+    assert (
+        "as far as 500 rows of the test split, in 40 groups that count as one draw each, can tell."
+        in certain(groups=40)[0]
+    )
 
 
 def test_few_groups_carry_a_caution():

@@ -86,7 +86,7 @@ def certainty(evaluation: Evaluation, info: DatasetInfo) -> list[str]:
 
 def _basis(evaluation: Evaluation) -> str:
     figure = evaluation.metrics[evaluation.headline]
-    grouped = f" in {evaluation.groups:,} groups, each of which counts as one draw" if evaluation.groups > 1 else ""
+    grouped = f", in {evaluation.groups:,} groups that count as one draw each," if evaluation.groups > 1 else ""
     return (
         f"With 95{wording.NBSP}% confidence {FIGURES[evaluation.headline]} is {wording.percent_range(figure)} on further rows of this kind: "
         f"as far as {wording.rows(evaluation.rows)} of the {evaluation.split} split{grouped} can tell. Chance in training comes on top."
