@@ -39,10 +39,12 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
 def fit(request: dict[str, Any]) -> dict[str, Any]:
     """Run ``fit``; return the seconds of the stages from training on, and the peak of the process."""
     from textlora import api, hardware
+    from textlora.rehearsal import OthersShare
 
     folder = Path(request["out"] + "-fit")
     names = ("prepare", "plan", "train", "evaluate", "report")
     seconds, peaks, before = {}, {}, time.perf_counter()
+    others = OthersShare()
     stages = api.fit_stages(Path(request["source"]), folder, api.DataOptions(), _options(request))
     for name, _ in zip(names, stages, strict=True):
         now = time.perf_counter()
@@ -57,7 +59,15 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
         "training_seconds": run["seconds"],
         "training_cpu_seconds": run["cpu_seconds"],
         "steps": run["steps"],
+        **_circumstances(others),
     }
+
+
+def _circumstances(others: Any) -> dict[str, Any]:
+    """Return what a figure depends on beside the job: threads, and how much others have computed meanwhile."""
+    import torch
+
+    return {"threads": torch.get_num_threads(), "others_share": round(others(), 3)}
 
 
 def full(request: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +76,7 @@ def full(request: dict[str, Any]) -> dict[str, Any]:
 
     from textlora import allocation, encoder, hardware, planning, token_store
     from textlora.memory import Budget
+    from textlora.rehearsal import OthersShare
     from textlora.tokenization import LengthPolicy, TextTokenizer
     from textlora.trainer import Collator, MicroBatchTrainer, Samples
 
@@ -93,9 +104,10 @@ def full(request: dict[str, Any]) -> dict[str, Any]:
             pad_id=tokenizer.pad_id, limit=tokenizer.max_length, budget=budget, fixed=False, packed=False, start=0
         ),
     )  # fmt: skip
-    before = time.perf_counter()
+    before, others = time.perf_counter(), OthersShare()
     trainer.train()
-    return {"seconds": time.perf_counter() - before, "memory_gb": hardware.peak_memory_gb()}
+    seconds = time.perf_counter() - before
+    return {"seconds": seconds, "memory_gb": hardware.peak_memory_gb(), **_circumstances(others)}
 
 
 def _options(request: dict[str, Any]) -> Any:

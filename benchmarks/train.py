@@ -27,7 +27,7 @@ from benchmarks.command import Options
 from benchmarks.measuring import CLOCKS, Cost, Leg, interleave, middle, ratio, run_child, summary, tell
 from benchmarks.reviews import Reviews
 from benchmarks.training_legs import BATCH, FastLeg, OurLeg, StockLeg, TunedLeg
-from textlora import allocation, encoder, planning
+from textlora import allocation, planning
 from textlora.settings import Settings
 from textlora.types import Plan
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,12 +220,9 @@ def toy_run(toy_dataset: Dataset, toy_plan: Plan) -> ToyRun:
 
 def reload_in_this_process(classifier: Any, folder: Path, texts: list[str]) -> float:
     """Do as ``reload_difference`` does, without the seconds that a process of its own takes."""
-    import numpy as np
+    from textlora.classifier import reload_difference_here
 
-    from textlora.classifier import Classifier
-
-    fresh = Classifier.from_pretrained(folder, device="cpu")
-    return float(np.abs(fresh.logits(texts) - classifier.logits(texts)).max())
+    return reload_difference_here(classifier, folder, texts)
 
 
 @pytest.fixture
@@ -232,3 +231,15 @@ def fast_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     from textlora import training
 
     monkeypatch.setattr(training, "reload_difference", reload_in_this_process)
+
+
+def strike(when: Callable[..., bool], number: int = signal.SIGINT) -> Callable[..., None]:
+    """Return a progress callback that sends this process one signal, the first time that ``when`` holds."""
+    sent: list[int] = []
+
+    def progress(stage: str, done: int, total: int, note: str) -> None:
+        if not sent and when(stage, done, total, note):
+            sent.append(number)
+            os.kill(os.getpid(), number)
+
+    return progress

@@ -253,7 +253,10 @@ class TestRefusals:
 
     def test_a_base_model_that_is_gone(self, copied):
         change_bundle(copied, base_model="/no/such/model")
-        assert self.refused(copied).startswith("There is no folder /no/such/model.")
+        assert self.refused(copied, ResourceError) == (
+            f"The base model of this classifier, /no/such/model, is not there, nor {copied.parent / 'model'}.\n"
+            "Put the encoder's folder back, or beside the run folder under the same name."
+        )
 
     def test_no_weights(self, copied):
         (copied / "adapter_model.safetensors").unlink()

@@ -76,7 +76,23 @@ class TestHelp:
     def test_names_every_verb(self):
         result = call("--help")
         assert result.code == 0
-        for verb in ("fit", "prepare", "plan", "train", "evaluate", "report", "predict", "export", "doctor", "clean"):
+        verbs = (
+            "fit",
+            "prepare",
+            "plan",
+            "train",
+            "evaluate",
+            "decide",
+            "compare",
+            "report",
+            "predict",
+            "export",
+            "doctor",
+            "clean",
+            "tune",
+            "adapt",
+        )
+        for verb in verbs:
             assert f"\n  {verb} " in result.out
 
     def test_without_a_verb_shows_help(self):

@@ -56,9 +56,10 @@ def _fast(words: list[str]) -> list[str]:
     """Shorten trainings: the docs' commands are checked, not their accuracy."""
     if words[1] == "prepare":
         return ["--overwrite"]  # several examples of a page use one folder
-    if words[1] not in ("fit", "plan"):
+    if words[1] not in ("fit", "plan", "tune") or "--plan" in words:
         return []
-    extra = ["--set", "training.epochs=1", "--overwrite"]
+    several = {"--seeds", "--folds", "--trials"} & set(words)
+    extra = ["--set", "training.epochs=1", "--overwrite", *(["--sample", "0.2"] if several else [])]
     return extra if "--base-model" in words else [*extra, "--base-model", "embedded"]
 
 

@@ -11,10 +11,11 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
+from textlora import baselines, storage
 from textlora import evaluation as evaluation_module
-from textlora import metrics, storage
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.evaluation import MISTAKE_CHARACTERS, MISTAKE_FORWARDS, evaluate, load_evaluation
+from textlora.intervals import wilson
 from textlora.multilabel_evaluation import MultiLabelJudged
 from textlora.types import Dataset, DatasetInfo, Evaluation, RowCounts, Run, Split, without
 
@@ -67,7 +68,7 @@ def make_dataset(folder, *, names=("bad", "good"), train=200, validation=60, tes
 class Bayes:
     """A small true classifier with the interface of ``textlora.Classifier``."""
 
-    max_length = 512
+    whole_length = 512
     fingerprint = "c" * 64
 
     def __init__(self, dataset):
@@ -169,7 +170,7 @@ def test_with_and_without_leaked_rows(dataset, tmp_path):
         tmp_path, dataclasses.replace(dataset, test=part), classifier=scorer, baseline=False, resamples=200
     )
     assert evaluation.leakage.rows == sum(leaked) == 18
-    assert evaluation.leakage.accuracy == metrics.wilson(int(right[np.array(leaked)].sum()), 18)
+    assert evaluation.leakage.accuracy == wilson(int(right[np.array(leaked)].sum()), 18)
     assert evaluation.leakage.others == alone.metrics
     assert evaluation.rows == len(dataset.test), "leaked rows stay in all other scores"
     assert alone.leakage is None
@@ -269,6 +270,7 @@ def test_the_baseline_takes_the_strength_that_does_best_on_the_validation_split(
 
 def test_blocks_of_rows_give_the_same(dataset, evaluated, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation_module, "BLOCK", 50)
+    monkeypatch.setattr(baselines, "BLOCK", 50)
     calls = []
     found = evaluate(
         tmp_path, dataset, classifier=Bayes(dataset), resamples=200, progress=lambda *step: calls.append(step)
@@ -288,9 +290,9 @@ def test_blocks_of_rows_give_the_same(dataset, evaluated, tmp_path, monkeypatch)
 
 def test_the_baseline_is_trained_on_a_bounded_part_and_says_so(dataset, tmp_path, monkeypatch):
     characters = sum(map(len, dataset.train.texts))
-    monkeypatch.setattr(evaluation_module, "BASELINE_CHARACTERS", characters // 4)
-    part = evaluation_module._bounded(dataset.train, 42)
-    assert part == evaluation_module._bounded(dataset.train, 42)
+    monkeypatch.setattr(baselines, "CHARACTERS", characters // 4)
+    part = baselines.bounded(dataset.train, 42)
+    assert part == baselines.bounded(dataset.train, 42)
     assert part.class_counts(2) == tuple(-(-count // 4) for count in dataset.train.class_counts(2))
     rows = {row.id: row for row in dataset.train}
     assert all(rows[row.id] == row for row in part)

@@ -10,8 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from tests.conftest import write_model
+from tests.conftest import ARCHITECTURES, write_model
+from textlora import exporting
 from textlora.classifier import Classifier
 from textlora.errors import ResourceError, UsageError
 from textlora.exporting import FORMATS, export
@@ -80,6 +83,46 @@ def test_the_run_is_not_changed(run):
     before = {path: path.read_bytes() for path in (run / "adapter").iterdir()}
     export(run)
     assert {path: path.read_bytes() for path in (run / "adapter").iterdir()} == before
+
+
+def with_temperature(run, temperature):
+    path = run / "adapter" / "textlora.json"
+    known = {"fitted": temperature, "rows": 100, "mistakes": 20, "loss": 0.5, "gain": 0.1, "standard_error": 0.01}
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "calibration": {**known, "verdict": "kept"}}))
+
+
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_the_pipeline_gives_calibrated_probabilities(run, temperature):
+    from transformers import pipeline
+
+    raw = Classifier.from_pretrained(run, device="cpu").predict_proba(TEXTS)
+    with_temperature(run, temperature)
+    exported = export(run)
+    config = json.loads((exported.folder / "config.json").read_text())
+    assert config["textlora"] == {"temperature_folded_in": temperature}
+    classifier = Classifier.from_pretrained(run, device="cpu")
+    table = classifier.predict_proba(TEXTS)
+    assert np.abs(table - raw).max() > 0.05
+    found = pipeline("text-classification", str(exported.folder), top_k=None)(TEXTS, truncation=True)
+    for answers, row in zip(found, table, strict=True):
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        np.testing.assert_allclose([scores[name] for name in classifier.label_names], row, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_last_layer_takes_the_temperature_in_every_architecture(architecture):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, vocab_size=60, num_labels=3, **ARCHITECTURES[architecture])
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    inputs = {"input_ids": torch.arange(2, 14)[None], "attention_mask": torch.ones(1, 12, dtype=torch.long)}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        before = model(**inputs).logits
+        exporting._fold_temperature(model, 2.5)
+        torch.testing.assert_close(model(**inputs).logits, before / 2.5)
+    assert before.std() > 1e-3
 
 
 class TestRefusals:

@@ -639,3 +639,22 @@ def test_a_real_shortage_under_ulimit_ends_well(tmp_path, machine):
     assert describe(first) in done.stderr
     assert (run.steps, run.epochs) == (2, 2.0)
     assert run.peak_memory_gb < 1.2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_tidying_up_gives_free_memory_back_and_keeps_what_is_freed_later():
+    """In a process of its own: how the allocator is set stays for good."""
+    code = (
+        "import psutil, numpy; from textlora import allocation, memory\n"
+        "resident = lambda: psutil.Process().memory_info().rss / 1e6\n"
+        "allocation.keep_freed_memory(); before = resident()\n"
+        "pieces = [numpy.ones(250_000) for _ in range(100)]; pin = numpy.ones(10); del pieces; kept = resident()\n"
+        "memory.tidy(); tidied = resident()\n"
+        "again = [numpy.ones(250_000) for _ in range(100)]; del again; later = resident()\n"
+        "print(kept - before, tidied - before, later - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, tidied, later = map(float, done.stdout.split())
+    assert kept > 150
+    assert tidied < 30
+    assert later > 150

@@ -9,8 +9,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import sklearn.metrics as reference
+from scipy import stats
 
-from textlora import metrics
+from textlora import metrics, ranking
+from textlora.confusion import confusion_matrix
+from textlora.intervals import f1_from_overlap, wilson
+from textlora.resampling import Units
 
 NAMES = {2: ("no", "yes"), 4: ("a", "b", "c", "d")}
 
@@ -67,7 +71,7 @@ def test_every_score_equals_scikit_learns(classes, ties, skew, seed):
 def test_scores_of_each_class_equal_scikit_learns(classes, ties):
     y_true, probabilities = problem(classes, ties=ties, skew=True)
     expected = reference.precision_recall_fscore_support(y_true, probabilities.argmax(1), zero_division=0)
-    found = metrics.bootstrap(y_true, probabilities, label_names=NAMES[classes], resamples=20).classes
+    found = metrics.scores(y_true, probabilities, label_names=NAMES[classes], resamples=20).classes
     assert tuple(scores.label for scores in found) == NAMES[classes]
     for index, scores in enumerate(found):
         values = (scores.precision.value, scores.recall.value, scores.f1.value, scores.support)
@@ -75,7 +79,7 @@ def test_scores_of_each_class_equal_scikit_learns(classes, ties):
 
 
 def test_the_confusion_matrix_has_true_classes_in_rows():
-    assert metrics.confusion_matrix([0, 0, 0, 1], [0, 1, 1, 1], classes=3).tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
+    assert confusion_matrix([0, 0, 0, 1], [0, 1, 1, 1], classes=3).tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -83,10 +87,10 @@ def test_curves_equal_scikit_learns_before_thinning(ties):
     y_true, probabilities = problem(2, ties=ties)
     positive, score = y_true == 1, probabilities[:, 1]
     x, y, _ = reference.roc_curve(positive, score, drop_intermediate=False)
-    np.testing.assert_allclose(metrics.roc_points(positive, score), (x, y), atol=1e-12)
+    np.testing.assert_allclose(ranking.roc_points(positive, score), (x, y), atol=1e-12)
     precision, recall, _ = reference.precision_recall_curve(positive, score)
     np.testing.assert_allclose(
-        metrics.precision_recall_points(positive, score), (recall[::-1], precision[::-1]), atol=1e-12
+        ranking.precision_recall_points(positive, score), (recall[::-1], precision[::-1]), atol=1e-12
     )
 
 
@@ -95,7 +99,7 @@ def test_thinned_curves_are_small_and_lose_no_area():
     roc, precision_recall = metrics.curves(y_true, probabilities, label_names=NAMES[4])
     assert [curve.label for curve in roc] == list(NAMES[4])
     for curve in (*roc, *precision_recall):
-        assert 100 < len(curve.x) <= metrics.CURVE_POINTS
+        assert 100 < len(curve.x) <= ranking.CURVE_POINTS
         assert curve.x[0] == 0
         assert curve.x[-1] == 1
         assert np.trapezoid(curve.y, curve.x) == pytest.approx(curve.area, abs=0.005)
@@ -116,29 +120,48 @@ def test_validation_scores():
     )
 
 
-def test_the_interval_of_the_accuracy_is_the_normal_one_on_many_rows():
-    y_true, probabilities = problem(2, rows=20_000)
-    accuracy = metrics.bootstrap(y_true, probabilities, label_names=NAMES[2], resamples=1000).metrics["accuracy"]
-    half = 1.96 * math.sqrt(accuracy.value * (1 - accuracy.value) / 20_000)
-    assert accuracy.low == pytest.approx(accuracy.value - half, abs=half / 8)
-    assert accuracy.high == pytest.approx(accuracy.value + half, abs=half / 8)
+def test_accuracy_and_the_figures_of_a_class_have_wilson_intervals():
+    y_true, probabilities = problem(4, skew=True)
+    found, predicted = (
+        metrics.scores(y_true, probabilities, label_names=NAMES[4], resamples=20),
+        probabilities.argmax(1),
+    )
+    assert found.metrics["accuracy"] == wilson(int((y_true == predicted).sum()), 400)
+    for place, scores in enumerate(found.classes):
+        had, given = y_true == place, predicted == place
+        assert scores.recall == wilson(int((had & given).sum()), int(had.sum()))
+        assert scores.precision == wilson(int((had & given).sum()), int(given.sum()))
+        assert scores.f1 == f1_from_overlap(wilson(int((had & given).sum()), int((had | given).sum())))
 
 
-def test_the_two_ways_of_resampling_agree_with_a_plain_loop():
+CORRECTED = ("balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "mcc", "roc_auc", "average_precision", "log_loss")  # fmt: skip
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_bootstrap_agrees_with_a_plain_loop(grouped):
+    """Rows or groups drawn one by one, scored by the functions above, percentiles corrected by the textbook."""
     y_true, probabilities = problem(4, rows=200)
-    found = metrics.bootstrap(y_true, probabilities, label_names=NAMES[4], resamples=2000, seed=1).metrics
-    random = np.random.default_rng(2)
-    draws = [random.integers(0, 200, 200) for _ in range(1000)]
+    numbers = np.arange(200) // 4 if grouped else np.arange(200)
+    units = Units.of(numbers, 200)
+    found = metrics.scores(y_true, probabilities, label_names=NAMES[4], units=units, resamples=2000, seed=1).metrics
+    random, count = np.random.default_rng(2), 50 if grouped else 200
+    draws = [
+        np.concatenate([np.flatnonzero(numbers == unit) for unit in random.integers(0, count, count)])
+        for _ in range(800)
+    ]
     loop = [metrics.point_scores(y_true[rows], probabilities[rows]) for rows in draws]
-    for name, interval in found.items():
-        values = np.array([scores[name] for scores in loop])
-        low, high = np.percentile(values, [2.5, 97.5])
-        assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.15 * (high - low)), name
+    wider = stats.t(count - 1).ppf(0.975) / 1.96 * math.sqrt(count / (count - 1))
+    for name in CORRECTED:
+        values, value = np.array([scores[name] for scores in loop]), found[name].value
+        shift = stats.norm.ppf((values < value).mean())
+        low, high = np.quantile(values, stats.norm.cdf(2 * shift + np.array([-1.96, 1.96])))
+        expected = value - wider * (value - low), value + wider * (high - value)
+        assert (found[name].low, found[name].high) == pytest.approx(expected, abs=0.15 * (high - low)), name
 
 
 def test_intervals_enclose_their_value_and_follow_the_seed():
     first, same, other = (
-        metrics.bootstrap(*problem(2), label_names=NAMES[2], resamples=200, seed=seed).metrics for seed in (1, 1, 2)
+        metrics.scores(*problem(2), label_names=NAMES[2], resamples=200, seed=seed).metrics for seed in (1, 1, 2)
     )
     assert first == same
     assert first != other
@@ -146,7 +169,7 @@ def test_intervals_enclose_their_value_and_follow_the_seed():
 
 
 def test_a_class_never_predicted_has_precision_zero():
-    scores = metrics.bootstrap([0, 0, 0, 1], np.tile([0.9, 0.1], (4, 1)), label_names=NAMES[2], resamples=100)
+    scores = metrics.scores([0, 0, 0, 1], np.tile([0.9, 0.1], (4, 1)), label_names=NAMES[2], resamples=100)
     assert (scores.classes[1].precision.value, scores.classes[1].recall.value, scores.classes[1].f1.value) == (0, 0, 0)
     assert scores.metrics["mcc"].value == 0
     assert scores.metrics["roc_auc"].value == 0.5
@@ -157,7 +180,7 @@ def test_a_rare_class_gives_finite_intervals_although_some_resamples_lack_it():
     y_true, probabilities = problem(4, rows=30)
     y_true[:] = np.arange(30) % 2
     y_true[0] = 3  # one row only; class 2 has none
-    scores = metrics.bootstrap(y_true, probabilities, label_names=NAMES[4], resamples=300)
+    scores = metrics.scores(y_true, probabilities, label_names=NAMES[4], resamples=300)
     json.dumps(asdict(scores), allow_nan=False)
     assert scores.metrics["balanced_accuracy"].value == pytest.approx(
         reference.balanced_accuracy_score(y_true, probabilities.argmax(1)), abs=1e-12
@@ -168,7 +191,7 @@ def test_a_rare_class_gives_finite_intervals_although_some_resamples_lack_it():
 
 
 def test_rows_of_one_class_have_no_ranking_scores():
-    scores = metrics.bootstrap(
+    scores = metrics.scores(
         [1, 1, 1], np.array([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9]]), label_names=NAMES[2], resamples=50
     )
     assert "roc_auc" not in scores.metrics
@@ -185,32 +208,10 @@ def test_a_certain_and_wrong_row_has_a_finite_loss():
     )
 
 
-def test_the_advantage_is_paired():
-    # Both right on the same 80 rows, we alone on 10, they alone on none: clearly better, although
-    # the two accuracies' own intervals (0.9 and 0.8 of 100 rows) overlap.
-    ours, theirs = np.arange(100) < 90, np.arange(100) < 80
-    found = metrics.advantage(ours, theirs)
-    assert found.value == pytest.approx(0.1)
-    assert 0.03 < found.low < found.high < 0.18
-    assert metrics.advantage(theirs, theirs) == metrics.Interval(0, 0, 0)
-    swapped = metrics.advantage(theirs, ours)
-    assert swapped.value == pytest.approx(-0.1)
-    assert swapped.high < 0
-
-
-def test_wilson_gives_the_published_example_and_is_honest_at_the_ends():
-    # Newcombe 1998, table I: 81 of 263 -> 0.2553 to 0.3662; 0 of 20 -> 0 to 0.1611.
-    assert metrics.wilson(81, 263) == metrics.Interval(
-        81 / 263, pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5)
-    )
-    assert metrics.wilson(0, 20) == metrics.Interval(0, 0, pytest.approx(0.1611, abs=5e-5))
-    assert metrics.wilson(20, 20) == metrics.Interval(1, pytest.approx(1 - 0.1611, abs=5e-5), 1)
-
-
 def test_the_bootstrap_is_fast_enough_for_a_large_test_split():
     import time
 
     y_true, probabilities = problem(2, rows=25_000)
     started = time.perf_counter()
-    metrics.bootstrap(y_true, probabilities, label_names=NAMES[2])
+    metrics.scores(y_true, probabilities, label_names=NAMES[2])
     assert time.perf_counter() - started < 15  # about 1 s on one core

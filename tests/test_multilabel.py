@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,21 @@ import torch
 
 from tests.conftest import QUICK, WORDS, ToyRun, reload_in_this_process
 from tests.test_cli import call
-from textlora import api, encoder, evaluation, exporting, planning, reporting, storage, thresholds, training
+from textlora import (
+    api,
+    encoder,
+    evaluation,
+    exporting,
+    goals,
+    planning,
+    redeciding,
+    reporting,
+    storage,
+    thresholds,
+    training,
+)
 from textlora.classifier import Classifier
+from textlora.decision import Calibration
 from textlora.errors import DataError, UsageError
 from textlora.preparation import load_dataset, prepare
 from textlora.preparation.label_sets import LabelSets
@@ -319,7 +333,12 @@ class TestWindows:
         inputs = encoder.collate(windows_of(ids, 8), 0, limit=8, packed_rows=encoder.runs_packed(classifier.model))
         with torch.no_grad():
             logits = classifier.model(**inputs).logits.double().mean(0).numpy()
-        np.testing.assert_allclose(classifier.predict_proba([text])[0], 1 / (1 + np.exp(-logits)), atol=1e-6)
+        known = Calibration(2.5, 30, 10, 0.5, 0.1, 0.01, "kept")
+        warm = Classifier(classifier.model, classifier.tokenizer, replace(classifier.bundle, calibration=known))
+        for each in (classifier, warm):
+            expected = 1 / (1 + np.exp(-logits / each.bundle.temperature))
+            np.testing.assert_allclose(each.predict_proba([text])[0], expected, atol=1e-6)
+        np.testing.assert_allclose(warm.logits([text])[0], logits, atol=1e-6)
 
     def test_thresholds_fit_what_the_windows_say(self, classifier, several):
         rows = several.dataset.validation
@@ -409,6 +428,30 @@ class TestPrediction:
         assert lines[0].endswith(text)
         assert lines[1] == f"  What carried {explained.label}, the most probable label:"
         assert f"  {explained.probability:.3f} -> " in lines[2]
+
+
+class TestDecide:
+    def test_another_goal_for_every_label(self, several, scored, tmp_path):
+        folder = shutil.copytree(several.folder, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+        done = redeciding.decide(folder, goal="precision@recall=0.9")
+        classifier = Classifier.from_pretrained(folder, device="cpu")
+        rows = several.dataset.validation
+        truth, table = label_matrix(rows.labels, 3), classifier.predict_proba(rows.texts)
+        expected = thresholds.fit(truth, table, goals.parse("precision@recall=0.9"))
+        assert classifier.bundle.thresholds == pytest.approx(expected, abs=1e-6)
+        assert tuple(done.thresholds.values()) == tuple(one.threshold for one in done.evaluation.errors)
+        assert done.thresholds_goal == done.evaluation.trust.thresholds_goal == "precision@recall=0.9"
+        given = classifier.decide(table)
+        assert ((given & truth).sum(axis=0) / truth.sum(axis=0) >= 0.9).all()
+        assert redeciding.decide(folder).thresholds_goal == "precision@recall=0.9"
+        shown = call("decide", str(folder), "--goal", "f1")
+        assert "thresholds for f1: anger " in shown.out
+        with pytest.raises(UsageError) as error:
+            redeciding.decide(folder, error_rate=0.1, positive="joy")
+        assert error.value.problems == (
+            "The positive label is 'joy', but only data with two labels have a positive one.",
+            "The error rate is 0.1, but only rows with exactly one label can be left without an answer.",
+        )
 
 
 class TestEvaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import string
@@ -9,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.conftest import ARCHITECTURES, ROOT, write_model
-from textlora import planning, settings, storage
+from textlora import planning, settings, storage, terminal
 from textlora.errors import ResourceError, UsageError
 from textlora.models import BaseInfo
 from textlora.planning import deciding, limits, workload
@@ -20,6 +22,7 @@ from textlora.planning.estimating import estimate
 from textlora.planning.grounds import EAGER_ONLY, Choice, Grounds, measure_lengths
 from textlora.planning.layers import gather
 from textlora.planning.plan_file import one_line
+from textlora.planning.rough import rough_terms
 from textlora.types import Dataset, DatasetInfo, Estimate, Machine, Plan, RowCounts, Split, TokenLengths
 
 LINEARS = ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")
@@ -97,9 +100,9 @@ def resolve(on: Grounds, *, recipe: str = "default", plan_file: Path | None = No
         (T4, "compute.device", "cuda", "Tesla T4 with 15.6 GB found"),
         (T4, "compute.precision", "fp16", "Tesla T4 (capability 7.5) has fp16 only; it emulates bf16"),
         (T4, "compute.attention", "sdpa", "one fused kernel on a GPU"),
-        (T4, "compute.tokens_per_micro_batch", 16384, "16,384 tokens keep about 4.5 GB of activations; 14.9 GB are free"),
+        (T4, "compute.tokens_per_micro_batch", 16384, "16,384 tokens keep about 4.5 GB of activations; 15.0 GB are free"),
         (A100, "compute.precision", "bf16", "NVIDIA A100 (capability 8.0) computes in bf16"),
-        (A100, "compute.tokens_per_micro_batch", 32768, "32,768 tokens keep about 9.1 GB of activations; 41.6 GB are free"),
+        (A100, "compute.tokens_per_micro_batch", 32768, "32,768 tokens keep about 9.1 GB of activations; 41.7 GB are free"),
         (APPLE, "compute.device", "mps", "Apple GPU with 12.7 GB found"),
         (APPLE, "compute.precision", "fp32", "the safe choice on an Apple GPU"),
         (APPLE, "compute.attention", "sdpa", "one fused kernel on a GPU"),
@@ -215,6 +218,7 @@ def test_nothing_stays_automatic_and_everything_has_a_reason(machine, recipe):
         *("data.group_column", "data.time_column", "data.label_separator"),
         "quantization.bits",
         *("limits.memory_gb", "limits.minutes", "limits.disk_gb"),
+        *("decision.goal", "decision.positive", "decision.error_rate"),
     ]  # off
     assert list(reasons) == settings.setting_names()
     assert all(reason and "\n" not in reason for reason in reasons.values())
@@ -722,6 +726,7 @@ def test_the_file_is_readable(tmp_path):
             "compute",
             "quantization",
             "limits",
+            "decision",
             "textlora",
             "machine",
             "estimate",
@@ -880,6 +885,17 @@ def test_a_plan_prints_every_value_with_its_reason_and_the_estimate():
     assert re.fullmatch(
         r"estimate: [\d,]+ s to train, [\d,]+ s to evaluate, \d+\.\d GB of memory, 0\.12 GB of disk", lines[-1]
     )
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_busy_machine_is_mentioned_once(busy):
+    on = grounds()
+    made = make_plan(on)
+    terms = replace(rough_terms(made.settings, on), disturbed=busy)
+    made = replace(made, estimate=estimate(made.settings, on, terms))
+    text = io.StringIO()
+    terminal.show_plan(made, planning.describe_plan(made), Console(file=text, width=200))
+    assert text.getvalue().count("The machine is busy: other work ran while this was measured") == busy
 
 
 # -- end to end ----------------------------------------------------------------------------------

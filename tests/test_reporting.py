@@ -191,7 +191,10 @@ def make_evaluation(names=("negative", "positive"), **changes):
         confusion=confusion,
         roc=curves,
         precision_recall=curves,
-        by_length=(Slice("0–64", 100, around(0.95)), Slice("over 512", 400, around(0.92))),
+        by_length=(
+            Slice("0–64", 100, around(0.95), "length", 0.92, 0.004, "better"),
+            Slice("over 512", 400, around(0.92), "length", 0.95, 0.004, "worse"),
+        ),
         mistakes=(Mistake("row-7", "A fine film, they say.", names[0], names[1], 0.987),),
         baselines=make_baselines(),
         seconds=11.0,
@@ -284,6 +287,15 @@ def test_the_page_is_one_file_without_scripts_or_requests(plain):
     )
 
 
+def test_a_gpus_memory_stands_beside_the_hosts():
+    facts = make_facts(run=make_run(peak_gpu_memory_gb=4.1, predicted_gpu_memory_gb=3.9))
+    text = Reader(page.html(facts)).text
+    assert "Peak memory 2.0 GB 2.2 GB ×1.10 Peak GPU memory 3.9 GB 4.1 GB ×1.05" in text
+    assert "Peak GPU memory 4.1 GB" in text
+    assert "2.2 GB of memory at the peak, 4.1 GB on the GPU" in text
+    assert "| Peak GPU memory | 3.9 GB | 4.1 GB | ×1.05 |" in page.markdown(facts).replace("\u00a0", " ")
+
+
 def test_every_link_inside_the_page_has_a_target(plain):
     read = Reader(plain)
     targets = {value for _, name, value in read.attributes if name == "id"}
@@ -317,7 +329,12 @@ def test_the_first_screen_answers_the_four_questions(plain):
         "Clearly better than the baseline TF-IDF + logistic regression: +3.0 points of accuracy, 95 % interval +1.0 to +5.0."
         in first
     )
-    assert "No label stands out: recall is 93.0 % to 93.0 %." in first
+    assert (
+        "How sure that is With 95 % confidence accuracy is 91.0–95.0 % on further rows of this kind: as far as 500 rows of the test split can tell."
+        in first
+    )
+    assert "No text stands in two splits (8 rows set aside for that)." in first
+    assert "Clearly worse: texts of over 512 tokens. 92.0 % right (90.0–94.0 %), 400 rows; the rest 95.0 %." in first
     assert "10 min 12 s of training, 2.2 GB of memory at the peak" in first
     assert "6.09 % of 23,000,000 parameters trained" in first
 
@@ -334,7 +351,7 @@ def test_the_page_holds_the_facts_of_every_section(plain):
         "Kept checkpoint step 250, validation accuracy 93.1 %",
         "Final training loss 0.2345 (mean of the whole training 0.4567)",
         "Training time 10 min 0 s 10 min 12 s ×1.02",
-        "Peak memory 2.0 GB 2.2 GB ×1.10",
+        "Peak memory 2.0 GB 2.2 GB ×1.10 Optimiser steps",
         "compute.device cpu no GPU was found",
         "lora.target_modules q_lin, v_lin two per layer",
         "training.batch_size 32 default of the setting",
@@ -442,6 +459,7 @@ def test_a_run_with_little_to_show():
     metrics = {
         name: value for name, value in make_metrics(1.0, half=0).items() if name not in ("roc_auc", "average_precision")
     }
+    metrics["accuracy"] = Interval(1.0, 0.839, 1.0)
     bare = make_evaluation(
         metrics=metrics,
         roc=(),
@@ -458,7 +476,7 @@ def test_a_run_with_little_to_show():
         evaluation=bare,
     )
     text = Reader(page.html(facts)).text
-    assert "No mistake in 20 rows does not mean none: the true error may be up to 13.9 %." in text
+    assert "No mistake in 20 rows does not mean none: the true error may be up to 16.1 %." in text
     assert "Only 20 rows were scored: read the intervals, not the single figures." in text
     assert "No baseline was scored, so nothing says whether a cheaper method does as well." in text
     assert "It made no mistake on these rows." in text
@@ -495,7 +513,11 @@ def test_a_history_with_one_validation_and_broken_values_is_drawn():
             "unclear",
             "Not clearly better than the baseline TF-IDF + logistic regression: +3.0 points",
         ),
-        (Interval(0.0, 0.0, 0.0), "unclear", "Not clearly better"),
+        (
+            Interval(0.0, -0.005, 0.005),
+            "unclear",
+            "No better than the baseline TF-IDF + logistic regression by more than a point",
+        ),
         (
             Interval(-0.03, -0.05, -0.01),
             "bad",
@@ -519,19 +541,95 @@ def test_without_a_paired_difference_the_intervals_must_not_overlap(accuracy, to
     )
 
 
-def test_weak_spots_are_named_only_where_the_intervals_carry_them():
-    classes = (
-        ClassScores("negative", around(0.9), around(0.97), around(0.9), 250),
-        ClassScores("positive", around(0.9), around(0.88), around(0.9), 250),
-    )
-    slices = (Slice("0–64", 300, around(0.97)), Slice("over 512", 200, around(0.85, 0.04)))
-    facts = make_facts(evaluation=make_evaluation(classes=classes, by_length=slices, confusion=((240, 10), (30, 220))))
-    assert [spot.replace("\u00a0", " ") for spot in facts.weak_spots] == [
-        "Weakest label: “positive”. 88.0 % of its 250 rows are found (86.0–90.0 %).",
+def spots(**changes):
+    return [spot.replace("\u00a0", " ") for spot in make_facts(evaluation=make_evaluation(**changes)).weak_spots]
+
+
+WORSE = (
+    Slice("negative", 250, around(0.97), "label", 0.88, 0.001, "better"),
+    Slice("positive", 250, around(0.88), "label", 0.97, 0.001, "worse"),
+    Slice("yes", 200, around(0.85, 0.04), "truncated", 0.97, 0.0004, "worse"),
+    Slice("x|<b>", 9, around(0.85, 0.2), "column:shop", 0.93, 1.0, "unknown"),
+)
+
+
+def test_weak_spots_are_named_only_where_a_test_carries_them():
+    assert spots(by_length=(), slices=WORSE, confusion=((240, 10), (30, 220))) == [
+        "Clearly worse: texts of which a part was not seen. 85.0 % right (81.0–89.0 %), 200 rows; the rest 97.0 %.",
+        "Clearly worse: label “positive”. 88.0 % right (86.0–90.0 %), 250 rows; the rest 97.0 %.",
         "Most frequent confusion: “positive” taken for “negative”, 30 rows.",
-        "Hardest length: over 512 tokens, 85.0 % right (81.0–89.0 %), 200 rows.",
         "It can be sure and wrong: its most confident mistake had 98.7 %.",
     ]
+
+
+def test_without_a_worse_part_it_says_what_was_looked_at_and_where_rows_are_too_few():
+    parts = (dataclasses.replace(WORSE[0], verdict="same"), WORSE[3])
+    assert spots(by_length=(), slices=parts)[0] == (
+        "No part of the data is clearly worse than the rest (looked at: labels, shop; 2 parts, tests corrected for their number). "
+        "Too few rows to tell: shop “x|<b>”."
+    )
+
+
+def test_an_evaluation_of_an_older_version_has_no_tests_of_parts():
+    assert spots(by_length=(Slice("0–64", 100, around(0.95)),))[0].startswith("Most frequent confusion")
+
+
+def test_parts_of_the_data_stand_in_a_table():
+    facts = make_facts(evaluation=make_evaluation(slices=WORSE))
+    text = Reader(page.html(facts)).text
+    assert "label “positive” 250 88.0 % 86.0–90.0 97.0 % worse than the rest p = 0.001" in text
+    assert "shop “x|<b>” 9 85.0 % 65.0–100.0 93.0 % too few rows to tell" in text
+    table = rows_of(page.markdown(facts), "| Part of the data")
+    assert ["label “positive”", "250", "88.0 % (86.0–90.0)", "97.0 %", "worse than the rest (p = 0.001)"] in table
+    assert "| Part of the data" not in page.markdown(make_facts())
+
+
+def certain(options=None, findings=(), **changes):
+    facts = make_facts(
+        dataset=make_dataset(options=options or {}, findings=findings), evaluation=make_evaluation(**changes)
+    )
+    return [line.replace("\u00a0", " ") for line in facts.certainty]
+
+
+def test_what_was_done_against_leaks_is_said():
+    usual = {"data.near_duplicates": 0.8, "data.group_column": None, "data.time_column": None, "test": None}
+    assert certain(usual)[1:] == [
+        "No text stands in two splits (8 rows set aside for that).",
+        "There are no near-duplicates.",
+    ]
+    found = Finding("near_duplicates", "info", "some", 42)
+    assert certain(usual, (found,))[2] == "Near-duplicates stay in one split: 42 rows are some."
+    assert certain(usual | {"data.near_duplicates": 0.0})[2] == (
+        "Near-duplicates were not looked for: copies with small changes may stand in training."
+    )
+    assert certain(usual | {"data.group_column": "author", "data.time_column": "day"})[3:] == [
+        "Groups of “author” stay in one split: the test knows none from training.",
+        "Split by “day”: it was tested on newer rows than it learnt from.",
+    ]
+    assert (
+        "as far as 500 rows of the test split, in 40 groups that count as one draw each, can tell."
+        in certain(groups=40)[0]
+    )
+
+
+def test_few_groups_carry_a_caution():
+    assert make_facts(evaluation=make_evaluation(groups=12)).cautions == [
+        "The rows are of 12 groups only: how groups differ is hardly known, and the intervals are rough."
+    ]
+    assert make_facts(evaluation=make_evaluation(groups=1)).cautions == [
+        "All rows are of one group: the intervals hold for further rows of this group, not for others."
+    ]
+    assert make_facts(evaluation=make_evaluation(groups=40)).cautions == []
+
+
+def test_the_verdict_asks_the_test_too_and_says_how_many_rows_would_tell():
+    tested = [dataclasses.replace(baseline, p_value=0.2) for baseline in make_baselines(Interval(0.03, -0.01, 0.07))]
+    verdict = make_facts(evaluation=make_evaluation(baselines=tuple(tested))).verdicts[0]
+    assert verdict.tone == "unclear"
+    assert verdict.sentence.replace("\u00a0", " ") == (
+        "Not clearly better than the baseline TF-IDF + logistic regression: +3.0 points of accuracy, 95 % interval −1.0 to +7.0, "
+        "p = 0.2. To be sure of a difference of this size takes about 1,800 rows."
+    )
 
 
 def leaking(rows=12):
@@ -830,7 +928,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 class Linear:
     """A small true classifier with the interface of ``textlora.Classifier``."""
 
-    max_length = 512
+    whole_length = 512
     fingerprint = "c" * 64
 
     def __init__(self, dataset):

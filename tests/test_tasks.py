@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 from sklearn import metrics as reference
 
-from textlora import multilabel_metrics, thresholds
+from textlora import intervals, multilabel_metrics, thresholds
 from textlora.label_cells import as_list, form_of, items
 from textlora.tasks import TASKS, above_thresholds, label_matrix, most_probable, sigmoid
 from textlora.types import Split
@@ -159,7 +159,7 @@ class TestMultiLabelScores:
 
     def test_each_class_is_scikit_learns(self, answers):
         truth, chosen, probabilities = answers
-        scores = multilabel_metrics.bootstrap(truth, chosen, probabilities, label_names="abcd", resamples=50)
+        scores = multilabel_metrics.scores(truth, chosen, probabilities, label_names="abcd", resamples=50)
         expected = reference.precision_recall_fscore_support(truth, chosen, zero_division=0)
         for place, found in enumerate(scores.classes):
             values = [found.precision.value, found.recall.value, found.f1.value, found.support]
@@ -171,7 +171,7 @@ class TestMultiLabelScores:
 
     def test_intervals_are_those_of_rows_drawn_again(self, answers):
         truth, chosen, probabilities = answers
-        found = multilabel_metrics.bootstrap(truth, chosen, probabilities, label_names="abcd", resamples=2000, seed=3)
+        found = multilabel_metrics.scores(truth, chosen, probabilities, label_names="abcd", resamples=2000, seed=3)
         random, drawn = np.random.default_rng(4), []
         for _ in range(2000):
             rows = random.integers(0, 300, 300)
@@ -184,13 +184,15 @@ class TestMultiLabelScores:
         expected = reference.multilabel_confusion_matrix(truth, chosen)
         assert multilabel_metrics.confusions(truth, chosen).tolist() == expected.tolist()
 
-    def test_an_advantage_over_oneself_is_nothing(self, answers):
-        truth, chosen, _ = answers
-        nothing = multilabel_metrics.advantage(truth, chosen, chosen, resamples=20)
-        assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
-        ahead = multilabel_metrics.advantage(truth, truth, chosen)
-        assert ahead.value == pytest.approx(1 - reference.f1_score(truth, chosen, average="macro"), abs=1e-12)
-        assert 0 < ahead.low < ahead.value < ahead.high
+    def test_shares_of_answers_know_that_the_answers_of_a_row_belong_together(self, answers):
+        truth, chosen, probabilities = answers
+        found = multilabel_metrics.scores(truth, chosen, probabilities, label_names="abcd", resamples=50).metrics
+        assert found["accuracy"] == intervals.wilson(int((truth == chosen).all(axis=1).sum()), 300)
+        rows = np.repeat(np.arange(300), 4)
+        wrong = (truth != chosen).ravel()
+        assert found["hamming_loss"] == intervals.ratio(wrong, np.ones(1200), rows)
+        overlap = intervals.ratio((truth & chosen).ravel(), (truth | chosen).ravel(), rows)
+        assert found["f1_micro"] == intervals.f1_from_overlap(overlap)
 
     def test_a_label_without_rows_has_no_curve_and_no_ranking_score(self, answers):
         truth, chosen, probabilities = answers

@@ -114,7 +114,8 @@ class TestRun:
         from textlora.classifier import base_fingerprint
 
         bundle = storage.read_noun(toy_run.folder / "adapter" / "textlora.json", Bundle, made_by="train")
-        assert bundle == Bundle(
+        assert bundle.calibration.rows == len(toy_run.dataset.validation)
+        assert replace(bundle, calibration=None) == Bundle(
             base_model=str(tiny_model.resolve()),
             revision="local",
             base_fingerprint=base_fingerprint(tiny_model),
@@ -499,7 +500,7 @@ def test_progress_tells_every_stage(toy_run, tmp_path):
         progress=lambda stage, done, total, note: seen.append((stage, done, total)),
     )  # fmt: skip
     assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
-        "tokenize train", "tokenize validation", "train", "check reload",
+        "tokenize train", "tokenize validation", "train", "calibrate", "check reload",
     ]  # fmt: skip
     assert ("tokenize train", 96, 96) in seen
     assert [done for stage, done, _ in dict.fromkeys(seen) if stage == "train"] == list(range(1, 25))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptation",
     "Classifier",
     "DataError",
     "Dataset",
@@ -25,6 +26,9 @@ __all__ = [
     "TextloraError",
     "TrainingError",
     "UsageError",
+    "adapt",
+    "compare",
+    "decide",
     "evaluate",
     "export",
     "fit",
@@ -32,12 +36,14 @@ __all__ = [
     "prepare",
     "report",
     "train",
+    "tune",
 ]
 
 # transformers imports bitsandbytes where it is installed, which then misses an optional kernel from the hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _HOMES = {
+    "Adaptation": "adaptation",
     "Classifier": "classifier",
     "DataError": "errors",
     "Dataset": "types",
@@ -51,18 +57,25 @@ _HOMES = {
     "TextloraError": "errors",
     "TrainingError": "errors",
     "UsageError": "errors",
+    "tune": "api_tune",
 }
-_VERBS = ("evaluate", "export", "fit", "plan", "prepare", "report", "train")
+_VERB_HOMES = {"decide": "redeciding"}
+_VERBS = ("adapt", "compare", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
-    from textlora.api import evaluate, export, fit, plan, prepare, report, train
+    from textlora.adaptation import Adaptation
+    from textlora.api import adapt, compare, evaluate, export, fit, plan, prepare, report, train
+    from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
+    from textlora.redeciding import decide
     from textlora.settings import Settings
     from textlora.types import Dataset, Evaluation, Explanation, Plan, Prediction, Run
 
 
 def __getattr__(name: str) -> Any:
+    if name in _VERB_HOMES:
+        return getattr(import_module(f"textlora.{_VERB_HOMES[name]}"), name)
     if name in _VERBS:
         return getattr(import_module("textlora.api"), name)
     if name in _HOMES:

@@ -1,6 +1,6 @@
 """How glibc's allocator treats the memory of dead tensors: keeps it for the next, or gives it back.
 
-Elsewhere than on Linux, and with another C library, both functions do nothing.
+Elsewhere than on Linux, and with another C library, these functions do nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Have the free parts of the heap given to the system, now and from now on."""
     _set(GIVE_BACK)
+    trim()
+
+
+def trim() -> None:
+    """Give the pages that lie free in the heap to the system, once."""
+    if not sys.platform.startswith("linux"):
+        return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,7 +1,7 @@
 """The verbs as plain Python functions over run folders; what the command line is a thin skin of.
 
 ``prepare``, ``plan``, ``train``, ``evaluate``, ``report`` and ``export`` each read their
-predecessors' files from the run folder and write their own. ``fit`` runs them all and goes on
+predecessors' files from the run folder and write their own; ``compare`` reads those of several runs. ``fit`` runs them all and goes on
 where an interrupted call stopped.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 from textlora import planning, preparation, settings, storage
 from textlora.backup import Backup
 from textlora.errors import UsageError
+from textlora.preparation import crossing
+from textlora.repeated import Folds, Seeds, check_repeats
 from textlora.types import Dataset, Estimate, Evaluation, Plan, Run
 
 if TYPE_CHECKING:
+    from textlora.adaptation import Adaptation
+    from textlora.comparing import Comparison
     from textlora.exporting import Exported
     from textlora.tokenization import TextTokenizer
 
@@ -32,7 +36,9 @@ SUFFIXES = (".gz", ".xz", ".zst", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", 
 DERIVED = (
     storage.DATASET, storage.QUARANTINE, storage.PLAN, storage.ADAPTER, storage.CHECKPOINTS, storage.HISTORY,
     storage.TOKENS, storage.RUN, storage.EVALUATION, storage.PREDICTIONS, storage.REPORT_HTML, storage.REPORT_MARKDOWN,
-    storage.MODEL_CARD, storage.EXPORT, REQUEST, "train.parquet", "validation.parquet", "test.parquet",
+    storage.MODEL_CARD, storage.EXPORT, storage.SEEDS, storage.SEED_RUNS, storage.FOLDS,
+    storage.OUT_OF_FOLD, storage.FOLD_RUNS, storage.TRIALS, storage.TRIALS_HTML, storage.TRIALS_MARKDOWN,
+    storage.BEST_PLAN, storage.TRIAL_RUNS, REQUEST, "train.parquet", "validation.parquet", "test.parquet",
 )  # fmt: skip
 
 
@@ -248,12 +254,25 @@ def evaluate(run: Run, dataset: Dataset, *, split: str = "test", progress: Progr
     return evaluation.evaluate(run.folder, dataset, split=split, progress=tell)
 
 
+def compare(*runs: Run | str | Path) -> Comparison:
+    """Say whether runs are really better than the first of them; see ``textlora.comparing.compare``."""
+    from textlora import comparing
+
+    return comparing.compare(*(run.folder if isinstance(run, Run) else run for run in runs))
+
+
 def report(plan: Plan, run: Run, evaluation: Evaluation, *, dataset: Dataset | None = None) -> Path:
     """Write ``report.html``, ``report.md`` and ``model_card.md``; return the page's path."""
     from textlora import reporting
+    from textlora.folds import folds_of
+    from textlora.seeds import seeds_of, with_seed
 
     found = dataset or preparation.load_dataset(run.folder)
-    return reporting.report(run.folder, dataset=found, plan=plan, run=run, evaluation=evaluation)
+    several = seeds_of(run, evaluation)
+    told = with_seed(plan, run.seed, of=len(several.runs)) if several else plan
+    return reporting.report(
+        run.folder, dataset=found, plan=told, run=run, evaluation=evaluation, seeds=several, folds=folds_of(run)
+    )
 
 
 def export(run: Run | str | Path, *, to: str = "hf", out: str | Path | None = None) -> Exported:
@@ -264,7 +283,27 @@ def export(run: Run | str | Path, *, to: str = "hf", out: str | Path | None = No
     return exporting.export(folder, to=to, out=Path(out) if out else None)
 
 
-Stage = Dataset | Plan | Run | Evaluation | Path
+def adapt(  # noqa: PLR0913 - where from, where to, and switches with defaults
+    data: Any,
+    *,
+    out: str | Path,
+    base_model: str | None = None,
+    text: str | None = None,
+    encoding: str | None = None,
+    assignments: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Adaptation:
+    """Train an encoder on unlabelled texts before it is fine-tuned; see ``textlora.adaptation.adapt``."""
+    from textlora import adaptation
+
+    return adaptation.adapt(
+        data, out=out, base_model=base_model, text=text, encoding=encoding, assignments=assignments,
+        overwrite=overwrite, progress=progress,
+    )  # fmt: skip
+
+
+Stage = Dataset | Plan | Seeds | Run | Evaluation | Folds | Path
 
 
 def fit(  # noqa: PLR0913 - the options of all stages
@@ -278,6 +317,8 @@ def fit(  # noqa: PLR0913 - the options of all stages
     out: str | Path | None = None,
     overwrite: bool = False,
     backup: str | Path | None = None,
+    seeds: int | None = None,
+    folds: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Dataset, Plan, Run, Evaluation, Path]:
     """Prepare, plan, train, evaluate and report in one call; goes on where an earlier call stopped.
@@ -292,6 +333,9 @@ def fit(  # noqa: PLR0913 - the options of all stages
         out: the run folder.
         overwrite: replace another run in the folder.
         backup: folder on another disk that gets a copy of the run with every checkpoint.
+        seeds: train with so many seeds and keep the best on validation; ``textlora.seeds.load_seeds``
+            reads what they came to.
+        folds: cross-validate with so many folds, too; ``textlora.folds.load_folds`` reads the scores.
         progress: called with stage, steps done, steps in all and a note.
 
     Returns:
@@ -300,9 +344,9 @@ def fit(  # noqa: PLR0913 - the options of all stages
     options = PlanOptions(base_model, recipe, assignments or {})
     stages = fit_stages(
         source, Path(out or default_folder(source)), DataOptions(text=text, label=label), options,
-        overwrite=overwrite, backup=backup, progress=progress,
+        overwrite=overwrite, backup=backup, seeds=seeds, folds=folds, progress=progress,
     )  # fmt: skip
-    dataset, made, run, evaluation, page = stages
+    dataset, made, run, evaluation, page = (stage for stage in stages if not isinstance(stage, Seeds | Folds))
     return dataset, made, run, evaluation, page  # type: ignore[return-value]
 
 
@@ -314,6 +358,8 @@ def fit_stages(  # noqa: PLR0913 - where, what, how, and three switches
     *,
     overwrite: bool = False,
     backup: str | Path | None = None,
+    seeds: int | None = None,
+    folds: int | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> Iterator[Stage]:
@@ -323,10 +369,11 @@ def fit_stages(  # noqa: PLR0913 - where, what, how, and three switches
     stopped is resumed, from the backup if the run folder is gone.
 
     Raises:
-        UsageError: the folder holds another run, and ``overwrite`` is off.
+        UsageError: the folder holds another run, and ``overwrite`` is off; or numbers of seeds or folds
+            that make no sense.
+        DataError: the file cannot become a data set, or not so many folds.
     """
-    from textlora import training
-
+    check_repeats(seeds, folds)
     copy = _backup(backup, out)
     if overwrite:
         clear(out)
@@ -334,22 +381,59 @@ def fit_stages(  # noqa: PLR0913 - where, what, how, and three switches
             clear(copy.folder)
     if copy:
         copy.restore_files(REQUEST)
-    dataset = _prepared(source, out, data, options, progress)
+    dataset = prepared(source, out, data, options, progress)
+    if folds:
+        crossing.make_folds(dataset, folds)  # what cannot be divided is refused before anything is trained
     yield dataset
-    made = _planned(dataset, options)
+    made = _planned(dataset, _sharing_time(options, (seeds or 1) + (folds or 0)))
     if copy and copy.restore_files(REQUEST):
         made = planning.load_plan(out / storage.PLAN)
     yield made
-    run = _finished_run(made, dataset)
-    if run is None:
-        resume = training.has_checkpoint(made, dataset, dataset.folder, copy)
-        run = training.train(made, dataset, resume=resume, backup=copy, progress=progress, command=command)
-    yield run
+    run = yield from _trained(made, dataset, copy, seeds, progress, command)
     evaluation = evaluate(run, dataset, progress=progress)
     yield evaluation
+    if folds:
+        yield _crossed(made, dataset, copy, folds, progress, command)
     yield report(made, run, evaluation, dataset=dataset)
     if copy:
         copy.save_files()
+
+
+def _trained(  # noqa: PLR0917 - what, where, how often, and how to tell of it
+    made: Plan, dataset: Dataset, copy: Backup | None, seeds: int | None, progress: Progress | None, command: str
+) -> Generator[Stage, None, Run]:
+    """Train, once or with several seeds; yield what that made, and return the run that is in the folder."""
+    from textlora import training
+    from textlora.seeds import train_seeds
+    from textlora.series import train_or_resume
+
+    if seeds is None:
+        run = train_or_resume(made, dataset, dataset.folder, backup=copy, progress=progress, command=command)
+    else:
+        if copy:
+            copy.save_files()
+        yield train_seeds(made, dataset, seeds, backup=copy, progress=progress, command=command)
+        run = training.load_run(dataset.folder)
+    yield run
+    return run
+
+
+def _crossed(  # noqa: PLR0917 - what, where, how often, and how to tell of it
+    made: Plan, dataset: Dataset, copy: Backup | None, folds: int, progress: Progress | None, command: str
+) -> Folds:
+    from textlora.folds import cross_validate
+
+    if copy:
+        copy.save_files()
+    return cross_validate(made, dataset, folds, backup=copy, progress=progress, command=command)
+
+
+def _sharing_time(options: PlanOptions, trainings: int) -> PlanOptions:
+    """Return the options with the time limit divided: it is meant for all trainings together."""
+    minutes = options.flat().get("limits.minutes")
+    if trainings == 1 or not isinstance(minutes, int | float):
+        return options
+    return replace(options, assignments={**options.assignments, "limits.minutes": minutes / trainings})
 
 
 def prepare_folder(
@@ -364,7 +448,7 @@ def prepare_folder(
     """Prepare into ``out``, or take over what the same call has made before."""
     if overwrite:
         clear(out)
-    return _prepared(source, out, data, options, progress)
+    return prepared(source, out, data, options, progress)
 
 
 def plan_folder(
@@ -439,11 +523,16 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, progress: Progress | None) -> Dataset:
+def prepared(source: Any, out: Path, data: DataOptions, options: PlanOptions, progress: Progress | None) -> Dataset:
+    """Return what the same call has prepared in the folder before, or prepare it.
+
+    Raises:
+        UsageError: the folder holds data that were made otherwise.
+    """
     chosen = options.settings()
     if preparation.is_current(out, source, **_shallow(data), settings=chosen):
         return preparation.load_dataset(out)
-    _refuse_other(out, storage.DATASET, "was made from other data or options")
+    refuse_other(out, storage.DATASET, "was made from other data or options")
     return _prepare(source, out, data, chosen, chosen.model.base_model, progress)
 
 
@@ -453,7 +542,7 @@ def _planned(dataset: Dataset, options: PlanOptions, *, overwrite: bool = False)
     path = dataset.folder / REQUEST
     if (dataset.folder / storage.PLAN).exists() and not overwrite:
         if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != asked:
-            _refuse_other(dataset.folder, storage.PLAN, "was made with other options")
+            refuse_other(dataset.folder, storage.PLAN, "was made with other options")
         return planning.load_plan(dataset.folder / storage.PLAN)
     # Before the plan, so that a stop between the two leaves no plan that nobody asked for.
     storage.write_text(path, json.dumps(asked, indent=1))
@@ -471,19 +560,14 @@ def _request(options: PlanOptions) -> dict[str, Any]:
     return {**asdict(options), "plan_file": from_file}
 
 
-def _refuse_other(folder: Path, name: str, why: str) -> None:
+def refuse_other(folder: Path, name: str, why: str) -> None:
+    """Refuse to write over a file of a run folder, if it is there.
+
+    Raises:
+        UsageError: it is.
+    """
     if (folder / name).exists():
         raise UsageError(
             f"{folder / name} {why}.",
             hint="Choose another folder with --out, or replace the run in it with --overwrite.",
         )
-
-
-def _finished_run(made: Plan, dataset: Dataset) -> Run | None:
-    from textlora import training
-
-    if not (dataset.folder / storage.RUN).exists():
-        return None
-    run = training.load_run(dataset.folder)
-    same = run.plan_fingerprint == planning.plan_fingerprint(made) and run.dataset_fingerprint == dataset.fingerprint
-    return run if same else None

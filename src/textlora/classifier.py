@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textlora import __version__, allocation, encoder, explanation, models, storage, windows
+from textlora import __version__, allocation, deciding, encoder, explanation, models, storage, windows
 from textlora.batching import micro_batches, packed_batches, padded_tokens
 from textlora.encoder import EncoderSpec
 from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
 from textlora.extras import QLORA
 from textlora.memory import Budget, Pass
-from textlora.tasks import TASKS, TaskRules, label_matrix
+from textlora.tasks import label_matrix
 from textlora.threads import side_by_side
 from textlora.tokenization import TextTokenizer, Tokenized
 from textlora.types import Bundle, Dataset, Drift, Explanation, Plan, Prediction, Split
@@ -72,8 +72,7 @@ class Classifier:
         path = find_bundle(Path(folder))
         bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
         _check_thresholds(path / BUNDLE, bundle)
-        revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
-        base, _ = models.model_folder(bundle.base_model, revision)
+        base = find_base(bundle, path)
         check_base(base, bundle)
         tokenizer = TextTokenizer.load_saved(path, LengthPolicy.of_bundle(bundle), base_model=bundle.base_model)
         bits = usable_bits(bundle)
@@ -116,20 +115,25 @@ class Classifier:
             ResourceError: memory ran out, and smaller micro-batches did not help.
         """
         logits, truncated = self._forward(_as_list(texts), progress)
-        probabilities = self._rules.probabilities(logits)
-        rows = zip(probabilities, self.decide(probabilities), truncated, strict=True)
-        return [self._prediction(row, chosen, truncated=bool(cut)) for row, chosen, cut in rows]
+        probabilities = self.probabilities(logits)
+        chosen, candidates = self.decide(probabilities), deciding.candidates(probabilities, self.bundle)
+        rows = zip(probabilities, chosen, candidates, truncated, strict=True)
+        return [self._prediction(row, given, left, truncated=bool(cut)) for row, given, left, cut in rows]
 
     def predict_proba(self, texts: Sequence[str], *, progress: Progress | None = None) -> Probabilities:
         """Return the probabilities (N, C) of each text, in the order of ``label_names``.
 
         They sum to 1 in each row; in multi-label data each one stands on its own.
         """
-        return self._rules.probabilities(self._forward(_as_list(texts), progress)[0])
+        return self.probabilities(self._forward(_as_list(texts), progress)[0])
 
-    def logits(self, texts: Sequence[str]) -> Probabilities:
-        """Return the head's raw outputs (N, C)."""
-        return self._forward(_as_list(texts), None)[0]
+    def logits(self, texts: Sequence[str], *, progress: Progress | None = None) -> Probabilities:
+        """Return the head's raw outputs (N, C), before the temperature; under ``windows`` their mean over a text."""
+        return self._forward(_as_list(texts), progress)[0]
+
+    def probabilities(self, logits: Probabilities) -> Probabilities:
+        """Turn what ``logits`` returns (N, C) into what ``predict_proba`` returns (N, C)."""
+        return deciding.probabilities_of(logits, self.bundle)
 
     def explain(
         self,
@@ -143,8 +147,8 @@ class Classifier:
 
         Args:
             texts: any strings.
-            label: whose probability is explained; each text's most probable one by default, in
-                multi-label data too.
+            label: whose probability is explained; by default the one that each text is given, in
+                multi-label data its most probable one.
             top_k: keep only so many spans with the largest weights; all by default.
             forwards: texts at most that are classified to explain one; a text with more words is
                 searched from its strongest passages to their words.
@@ -154,8 +158,11 @@ class Classifier:
             ResourceError: memory ran out, and smaller micro-batches did not help.
         """
         given = _as_list(texts, "explain")
+        chosen: str | list[int] | None = label
+        if label is None and self.bundle.decision:
+            chosen = self.decide(self.predict_proba(given)).argmax(1).tolist()
         return explanation.explain(
-            self.predict_proba, given, self.label_names, label=label, top_k=top_k, forwards=forwards
+            self.predict_proba, given, self.label_names, label=chosen, top_k=top_k, forwards=forwards
         )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -164,18 +171,29 @@ class Classifier:
 
     def decide(self, probabilities: Probabilities) -> NDArray[np.bool_]:
         """Return which labels each row of probabilities (N, C) is given, (N, C); exactly one unless multi-label."""
-        return self._rules.decide(probabilities, self.bundle.thresholds)
+        return deciding.decide(probabilities, self.bundle)
 
-    @property
-    def _rules(self) -> TaskRules:
-        return TASKS[self.bundle.task]
+    def _prediction(
+        self, row: Probabilities, given: NDArray[np.bool_], left: NDArray[np.bool_], *, truncated: bool
+    ) -> Prediction:
+        """Return the answer on a text from its probabilities, the labels given and those not ruled out, each (C,)."""
+        labels, candidates = self._named(row, given), self._named(row, left)
+        probabilities = {name: float(value) for name, value in zip(self.label_names, row, strict=True)}
+        several = self.bundle.task == "multi_label"
+        return Prediction(
+            label=labels[0] if labels else "",
+            probability=float(row.max()) if several else probabilities[labels[0]],
+            probabilities=probabilities,
+            truncated=truncated,
+            labels=candidates,
+            abstains=labels != candidates,
+        )
 
-    def _prediction(self, row: Probabilities, chosen: NDArray[np.bool_], *, truncated: bool) -> Prediction:
+    def _named(self, row: Probabilities, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+        """Return the names of chosen labels, the most probable first."""
         places = np.flatnonzero(chosen)
         # Stable: the first of equals.
-        labels = tuple(self.label_names[place] for place in places[np.argsort(-row[places], kind="stable")])
-        probabilities = {name: float(value) for name, value in zip(self.label_names, row, strict=True)}
-        return Prediction(labels[0] if labels else "", float(row.max()), probabilities, truncated, labels)
+        return tuple(self.label_names[place] for place in places[np.argsort(-row[places], kind="stable")])
 
     def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
         logits = np.zeros((len(texts), len(self.label_names)))
@@ -298,6 +316,16 @@ def _check_target(target: Path) -> None:
 
 
 def _check_thresholds(path: Path, bundle: Bundle) -> None:
+    if not 0 < bundle.temperature < np.inf:
+        raise UsageError(
+            f"{path} is damaged: the temperature is {bundle.temperature:g}, expected a number above 0.",
+            hint="Run `textlora train` again.",
+        )
+    if bundle.decision and bundle.decision.positive not in bundle.label_names:
+        raise UsageError(
+            f"{path} is damaged: a threshold for {bundle.decision.positive!r}, which is no label.",
+            hint="Run `textlora train` again.",
+        )
     if bundle.thresholds and len(bundle.thresholds) != len(bundle.label_names):
         raise UsageError(
             f"{path} is damaged: {len(bundle.thresholds)} thresholds for {len(bundle.label_names)} labels.",
@@ -352,6 +380,29 @@ def find_bundle(folder: Path) -> Path:
     )
 
 
+def find_base(bundle: Bundle, folder: Path) -> Path:
+    """Return the base model's folder of the bundle in ``folder``.
+
+    A local one that is not where it was is looked for beside the run folder: both may have moved together.
+
+    Raises:
+        ResourceError: it is in neither place, or cannot be downloaded.
+    """
+    if bundle.revision != "local":
+        revision = None if bundle.revision == "embedded" else bundle.revision
+        return models.model_folder(bundle.base_model, revision)[0]
+    known = Path(bundle.base_model)
+    run = folder.absolute().parent if folder.name == storage.ADAPTER else folder.absolute()
+    beside = run.parent / known.name
+    for candidate in (known, beside):
+        if candidate.is_dir():
+            return models.model_folder(str(candidate))[0]
+    raise ResourceError(
+        f"The base model of this classifier, {known}, is not there, nor {beside}.",
+        hint="Put the encoder's folder back, or beside the run folder under the same name.",
+    )
+
+
 def base_fingerprint(folder: Path) -> str:
     """Return the SHA-256 over the names and bytes of a base model's weight files."""
     files = sorted(folder.glob("*.safetensors"))
@@ -385,7 +436,7 @@ def measure_drift(quantized: Classifier, full: Classifier, split: Split, *, name
     truth = label_matrix([split.labels[row] for row in rows], len(quantized.label_names))
     before, after = quantized.logits(texts), full.logits(texts)
     moved = np.abs(after - before)
-    first, second = (quantized.decide(quantized._rules.probabilities(logits)) for logits in (before, after))
+    first, second = (quantized.decide(quantized.probabilities(logits)) for logits in (before, after))
     return Drift(
         split=name,
         texts=len(texts),
@@ -474,3 +525,9 @@ def reload_difference(classifier: Classifier, folder: Path, texts: Sequence[str]
             raise TrainingError(f"The saved classifier in {folder} cannot be loaded in a fresh process: {last}")
         fresh = np.array(json.loads(request.read_text(encoding="utf-8")))
     return float(np.abs(fresh - classifier.logits(texts)).max(initial=0.0))
+
+
+def reload_difference_here(classifier: Classifier, folder: Path, texts: Sequence[str]) -> float:
+    """Load ``folder`` in this process and return the largest difference of logits; quicker, and proves less."""
+    loaded = Classifier.from_pretrained(folder, device=classifier.model.device.type)
+    return float(np.abs(loaded.logits(texts) - classifier.logits(texts)).max(initial=0.0))

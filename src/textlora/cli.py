@@ -20,8 +20,37 @@ import typer
 from pydantic import TypeAdapter
 from typer.exceptions import TyperException
 
-from textlora import __version__, memory, settings, terminal
+from textlora import __version__, adapt_command, memory, repeated, settings, terminal, terminal_several, tune_command
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
+from textlora.options import (
+    Backup,
+    BaseModel,
+    Data,
+    DiskLimit,
+    Encoding,
+    Folds,
+    Group,
+    Json,
+    LabelColumn,
+    Labels,
+    LabelSeparator,
+    MemoryLimit,
+    Out,
+    Overwrite,
+    PlanFile,
+    Recipe,
+    RunFolder,
+    Sample,
+    Seeds,
+    Set,
+    TestFile,
+    TextColumn,
+    Time,
+    TimeLimit,
+    ValidationFile,
+    data_settings,
+    label_list,
+)
 from textlora.types import Plan
 
 app = typer.Typer(
@@ -32,82 +61,6 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-DATA_PANEL = "Data options"
-Data = Annotated[
-    Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet file, compressed or not.", show_default=False)
-]
-RunFolder = Annotated[Path, typer.Argument(help="Run folder, for instance runs/reviews.", show_default=False)]
-TextColumn = Annotated[str | None, typer.Option("--text", help="Text column; found when not given.")]
-LabelColumn = Annotated[str | None, typer.Option("--label", help="Label column; found when not given.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME-OF-THE-FILE when not given.")]
-BaseModel = Annotated[
-    str | None, typer.Option("--base-model", help="Hub id, local folder, or 'embedded' for the built-in MiniLM-L6.")
-]
-MemoryLimit = Annotated[
-    str | None, typer.Option("--memory-limit", help="Keep below this peak of memory, as 4GB.", show_default=False)
-]
-TimeLimit = Annotated[
-    str | None,
-    typer.Option("--time-limit", help="Train and evaluate within this time, as 20m or 1h30m.", show_default=False),
-]
-DiskLimit = Annotated[
-    str | None, typer.Option("--disk-limit", help="Write no more than this, as 2GB.", show_default=False)
-]
-Recipe = Annotated[
-    str,
-    typer.Option(
-        "--recipe",
-        help="Named set of settings: default, fast (upper layers only), accurate (an epoch more), or stock (the original recipe).",
-    ),
-]
-PlanFile = Annotated[Path | None, typer.Option("--plan", help="An edited plan.toml.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, for instance lora.r=8; may be repeated."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Labels = Annotated[
-    str | None, typer.Option("--labels", help="Label names in order, separated by commas.", rich_help_panel=DATA_PANEL)
-]
-Sample = Annotated[
-    float | None,
-    typer.Option("--sample", help="Share of the rows to draw, as pandas' sample(frac=…).", rich_help_panel=DATA_PANEL),
-]
-TestFile = Annotated[
-    Path | None, typer.Option("--test", help="File that is the test split.", rich_help_panel=DATA_PANEL)
-]
-ValidationFile = Annotated[
-    Path | None, typer.Option("--validation", help="File that is the validation split.", rich_help_panel=DATA_PANEL)
-]
-Encoding = Annotated[
-    str | None,
-    typer.Option("--encoding", help="Text encoding, when neither UTF-8 nor UTF-16.", rich_help_panel=DATA_PANEL),
-]
-Group = Annotated[
-    str | None,
-    typer.Option(
-        "--group", help="Column whose equal values stay in one split, such as an author.", rich_help_panel=DATA_PANEL
-    ),
-]
-Time = Annotated[
-    str | None,
-    typer.Option(
-        "--time", help="Column to split by: the oldest rows train, the newest test.", rich_help_panel=DATA_PANEL
-    ),
-]
-LabelSeparator = Annotated[
-    str | None,
-    typer.Option(
-        "--label-separator",
-        help="What stands between the labels of a row that has several, for instance '|'; lists need none.",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
-Backup = Annotated[
-    Path | None,
-    typer.Option("--backup", help="Folder on another disk that gets a copy of the run with every checkpoint."),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -145,29 +98,47 @@ def fit(
     memory_limit: MemoryLimit = None,
     time_limit: TimeLimit = None,
     disk_limit: DiskLimit = None,
+    seeds: Seeds = None,
+    folds: Folds = None,
 ) -> None:
     """Prepare, plan, train, evaluate and report; a repeated call goes on where the last one stopped."""
     from textlora import api
 
     options = _plan_options(
-        base_model, recipe, set_, plan, _data(sample, group, time, label_separator),
+        base_model, recipe, set_, plan, data_settings(sample, group, time, label_separator),
         _limits(memory_limit, time_limit, disk_limit),
     )  # fmt: skip
-    source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
+    source = api.DataOptions(text, label, label_list(labels), test, validation, encoding)
     folder = out or api.default_folder(data)
-    results = []
+    results: dict[str, Any] = {}
     with _reporter() as reporter:
         stages = api.fit_stages(
-            data, folder, source, options, overwrite=overwrite, backup=backup, progress=reporter, command=_command()
-        )
+            data, folder, source, options, overwrite=overwrite, backup=backup, seeds=seeds, folds=folds,
+            progress=reporter, command=_command(),
+        )  # fmt: skip
         for result in stages:
-            results.append(result)
-            if isinstance(result, Plan):
-                reporter.expect(result.estimate)
+            results[_stage_name(result)] = result
             if not as_json:
                 _show(result)
+            if isinstance(result, Plan):
+                ahead = repeated.ahead(result, results["dataset"], seeds, folds)
+                _expect(reporter, result, ahead)
+                if ahead and not as_json:
+                    terminal_several.show_ahead(ahead, terminal.stdout())
     if as_json:
-        _print_json(dict(zip(("dataset", "plan", "run", "evaluation", "report"), results, strict=True)))
+        _print_json(results)
+
+
+def _stage_name(result: Any) -> str:
+    """Return what a stage's result is called in JSON: ``report`` for the path of the page."""
+    return "report" if isinstance(result, Path) else type(result).__name__.lower()
+
+
+def _expect(reporter: Any, plan: Plan, ahead: repeated.Ahead | None) -> None:
+    """Tell the reporter how long training will take by the plan."""
+    reporter.expect(plan.estimate)
+    if ahead:
+        reporter.expect_seconds(ahead.stage, ahead.seconds)
 
 
 @app.command()
@@ -192,9 +163,9 @@ def prepare(
     """Read, check, clean and split the rows."""
     from textlora import api
 
-    data_settings = _data(sample, group, time, label_separator)
-    options = _plan_options(base_model, "default", set_, None, data_settings)
-    source = api.DataOptions(text, label, _split(labels), test, validation, encoding)
+    chosen = data_settings(sample, group, time, label_separator)
+    options = _plan_options(base_model, "default", set_, None, chosen)
+    source = api.DataOptions(text, label, label_list(labels), test, validation, encoding)
     with _reporter() as reporter:
         dataset = api.prepare_folder(
             data, out or api.default_folder(data), source, options, overwrite=overwrite, progress=reporter
@@ -264,6 +235,56 @@ def evaluate(
     with _reporter() as reporter:
         evaluation = api.evaluate_folder(run, split=split, progress=reporter)
     _print_json({"evaluation": evaluation}) if as_json else _show(evaluation)
+
+
+@app.command()
+def decide(
+    run: RunFolder,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            "--goal",
+            help="accuracy, f1, recall@precision=0.95, precision@recall=0.9 or cost:FP=1,FN=5.",
+            show_default=False,
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        typer.Option("--positive", help="Which of two labels the goal is about; the last one when not given."),
+    ] = None,
+    abstain: Annotated[
+        float | None,
+        typer.Option("--abstain", help="Say 'not sure' at this rate of errors, for instance 0.05; 0 for never."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit thresholds and probabilities of a finished run anew, for another goal; nothing is trained."""
+    from textlora import redeciding
+
+    with _reporter() as reporter:
+        done = redeciding.decide(run, goal=goal, positive=positive, error_rate=abstain, progress=reporter)
+    _print_json({"decided": done}) if as_json else terminal.show_decided(done, terminal.stdout())
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...", help="Evaluated run folders; all are held against the first.", show_default=False
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say whether one run is really better than another on the same rows."""
+    from textlora import api
+    from textlora.comparison_table import show_comparison
+
+    found = api.compare(*runs)
+    if as_json:
+        _print_json({"comparison": found})
+    else:
+        show_comparison(found, terminal.stdout())
 
 
 @app.command()
@@ -356,6 +377,8 @@ def _predict_file(
     console.print(f"{scored.scored:,} rows scored (column {scored.text_column!r}) -> {scored.out}")
     if scored.truncated:
         console.print(f"{scored.truncated:,} texts were longer than {classifier.whole_length:,} tokens and cut.")
+    if scored.not_sure is not None:
+        console.print(f"{scored.not_sure:,} of them it is not sure of (column 'not_sure').")
     if scored.without_text:
         console.print(f"{scored.without_text:,} rows without a text have an empty prediction.")
     if scored.quarantined:
@@ -470,21 +493,6 @@ def _plan_options(
     return api.PlanOptions(base_model, recipe, flat, plan_file)
 
 
-def _data(sample: float | None, group: str | None, time: str | None, label_separator: str | None) -> dict[str, Any]:
-    """Return the data settings that have an option of their own, as far as they are given."""
-    options = {
-        "data.sample": sample,
-        "data.group_column": group,
-        "data.time_column": time,
-        "data.label_separator": label_separator,
-    }
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _split(labels: str | None) -> list[str] | None:
-    return [name.strip() for name in labels.split(",")] if labels is not None else None
-
-
 def _reporter() -> Any:
     return terminal.Reporter(terminal.stderr()).live()
 
@@ -502,6 +510,10 @@ def _show(result: Any) -> None:
         terminal.show_dataset(result, console)
     elif isinstance(result, Plan):
         terminal.show_plan(result, planning.describe_plan(result), console)
+    elif isinstance(result, repeated.Seeds):
+        terminal_several.show_seeds(result, console)
+    elif isinstance(result, repeated.Folds):
+        terminal_several.show_folds(result, console)
     elif isinstance(result, Run):
         terminal.show_run(result, console)
     elif isinstance(result, Evaluation):
@@ -521,6 +533,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Dataset):  # the rows are in the folder
         return {"folder": str(value.folder), **_plain(value.info)}
     return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+tune_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json, command=_command, show=_show)
+adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
 
 
 def run() -> int:

@@ -203,7 +203,7 @@ def load_classifier(spec: EncoderSpec) -> tuple[Any, tuple[str, ...]]:
         trust_remote_code=False,
     )
     if not spec.trunk_dropout:
-        _still_trunk(config)
+        still_trunk(config)
     try:
         with quiet_libraries():
             model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -222,7 +222,7 @@ def load_classifier(spec: EncoderSpec) -> tuple[Any, tuple[str, ...]]:
     return model, fresh_modules(model, [*report["missing_keys"], *mismatched])
 
 
-def _still_trunk(config: Any) -> None:
+def still_trunk(config: Any) -> None:
     """Turn off dropout inside the encoder, and keep the head's own where it has a name of its own."""
     if config.model_type.startswith("deberta"):
         config.cls_dropout = getattr(config, "cls_dropout", None)

@@ -7,20 +7,25 @@ rows ──▶ classifier ──▶ probabilities ──▶ scores, curves, slic
 from __future__ import annotations
 
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import metrics, multilabel_evaluation, storage, tfidf
+from textlora import baselines, memory, metrics, multilabel_evaluation, paired, slices, storage
+from textlora.confusion import confusion_matrix
+from textlora.deciding import trust
+from textlora.decision import Trust
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.explanation import explain
 from textlora.multilabel_evaluation import MultiLabelJudged, Probabilities
+from textlora.resampling import RESAMPLES, Units
+from textlora.tasks import label_matrix
 from textlora.types import (
     SPLIT_NAMES,
     Baseline,
@@ -28,7 +33,6 @@ from textlora.types import (
     Curve,
     Dataset,
     Evaluation,
-    Label,
     LabelErrors,
     Leakage,
     Mistake,
@@ -38,15 +42,14 @@ from textlora.types import (
     Split,
 )
 
-LENGTH_EDGES = (64, 128, 256, 512)
 MISTAKES = 20
 MISTAKE_CHARACTERS = 2_000
 MISTAKE_FORWARDS = 48
 """Texts that are classified to explain one mistake."""
+UNIT = "unit"
+"""Column of ``predictions.parquet``, where there are groups: rows with the same number are one draw."""
 BLOCK = 8_192
 """Rows that are scored and written at once; a multiple of the classifier's own blocks."""
-BASELINE_CHARACTERS = 64_000_000
-"""Characters that TF-IDF is trained on, some 50,000 reviews: it takes about 14 bytes of memory for each."""
 
 
 class Scorer(Protocol):
@@ -60,6 +63,10 @@ class Scorer(Protocol):
     def fingerprint(self) -> str:
         """Identifies the trained weights."""
 
+    @property
+    def whole_length(self) -> int:
+        """Tokens up to which nothing of a text is lost."""
+
     def predict_proba(self, texts: Sequence[str], *, progress: Any = None) -> NDArray[np.float64]:
         """Return (N, C) probabilities in the order of the texts."""
 
@@ -67,24 +74,27 @@ class Scorer(Protocol):
         """Return the number of tokens of each text before any cut."""
 
 
-class MultiLabelScorer(Scorer, Protocol):
-    """What it needs beyond that where rows have several labels."""
+@runtime_checkable
+class DecidingScorer(Scorer, Protocol):
+    """What it needs beyond that where more than the most probable label is asked for, as in multi-label data."""
 
     @property
     def bundle(self) -> Bundle:
-        """Holds the thresholds."""
+        """Holds the temperature, the thresholds and the error rate."""
 
     def decide(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which labels each row of probabilities (N, C) is given, (N, C)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Judged:
     """The scored rows beside what the classifier says of them. N rows, C classes."""
 
     rows: Split
     label_names: tuple[str, ...]
     probabilities: NDArray[np.float64]
+    chosen: NDArray[np.bool_] | None = None
+    """The class that each row is given (N, C); the most probable one without it."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -93,24 +103,44 @@ class _Judged:
 
     @property
     def predicted(self) -> NDArray[np.intp]:
-        """Most probable classes (N,); the first one on ties."""
-        return np.asarray(self.probabilities.argmax(1))
+        """Given classes (N,); of equally probable ones the first."""
+        return np.asarray((self.probabilities if self.chosen is None else self.chosen).argmax(1))
 
     @property
     def confidence(self) -> NDArray[np.float64]:
         """Probability of the predicted class (N,)."""
-        return np.asarray(self.probabilities.max(1))
+        return np.asarray(self.probabilities[np.arange(len(self.rows)), self.predicted])
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """Which label the rows have (N, C)."""
+        return label_matrix(self.rows.labels, len(self.label_names))
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """Which predictions are right (N,)."""
         return np.asarray(self.labels == self.predicted)
 
+    @cached_property
+    def units(self) -> Units:
+        """Which rows resemble each other."""
+        return Units.of_split(self.rows)
+
+    @property
+    def memberships(self) -> dict[str, NDArray[np.bool_]]:
+        """Which rows (N,) have each label."""
+        return {name: self.labels == place for place, name in enumerate(self.label_names)}
+
     def scores(self, resamples: int, seed: int) -> metrics.Scores:
         """Return all figures with intervals."""
-        return metrics.bootstrap(
-            self.labels, self.probabilities, label_names=self.label_names, resamples=resamples, seed=seed
-        )
+        return metrics.scores(
+            self.labels, self.probabilities, self.predicted,
+            label_names=self.label_names, units=self.units, resamples=resamples, seed=seed,
+        )  # fmt: skip
+
+    def points(self) -> dict[str, float]:
+        """Return all figures over all classes, without intervals."""
+        return metrics.point_scores(self.labels, self.probabilities, self.predicted)
 
     def curves(self) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
         """Return ROC and precision-recall curves."""
@@ -118,7 +148,7 @@ class _Judged:
 
     def confusion(self) -> tuple[tuple[int, ...], ...]:
         """Return the confusion matrix."""
-        counts = metrics.confusion_matrix(self.labels, self.predicted, classes=len(self.label_names))
+        counts = confusion_matrix(self.labels, self.predicted, classes=len(self.label_names))
         return tuple(tuple(row) for row in counts.tolist())
 
     def errors(self) -> tuple[LabelErrors, ...]:
@@ -150,9 +180,8 @@ class _Judged:
     def columns(self, block: slice) -> list[Any]:
         """Return label, prediction and its probability of some rows."""
         names = np.asarray(self.label_names, dtype=object)
-        probabilities = self.probabilities[block]
         labels = np.asarray(self.rows.labels[block], np.int64)
-        return [names[labels], names[probabilities.argmax(1)], probabilities.max(1)]
+        return [names[labels], names[self.predicted[block]], self.confidence[block]]
 
 
 Judged = _Judged | MultiLabelJudged
@@ -160,10 +189,32 @@ Judged = _Judged | MultiLabelJudged
 
 def _judge(scorer: Scorer, rows: Split, dataset: Dataset, probabilities: NDArray[np.float64]) -> Judged:
     if dataset.task == "single_label":
-        return _Judged(rows, dataset.label_names, probabilities)
-    deciding = cast("MultiLabelScorer", scorer)
+        given = scorer.decide(probabilities) if isinstance(scorer, DecidingScorer) else None
+        return beside(rows, dataset, probabilities, given)
+    deciding = cast("DecidingScorer", scorer)
     chosen = deciding.decide(probabilities)
-    return MultiLabelJudged(rows, dataset.label_names, probabilities, chosen, deciding.bundle.thresholds)
+    return beside(rows, dataset, probabilities, chosen, deciding.bundle.thresholds)
+
+
+def beside(
+    rows: Split,
+    dataset: Dataset,
+    probabilities: NDArray[np.float64],
+    chosen: NDArray[np.bool_] | None = None,
+    thresholds: tuple[float, ...] = (),
+) -> Judged:
+    """Return rows beside the probabilities (N, C) that they were given, and in multi-label data the labels (N, C)."""
+    if chosen is None or dataset.task == "single_label":
+        return _Judged(rows, dataset.label_names, probabilities, chosen)
+    return MultiLabelJudged(rows, dataset.label_names, probabilities, chosen, thresholds)
+
+
+def _trust(scorer: Scorer, judged: Judged, dataset: Dataset) -> Trust | None:
+    if not isinstance(scorer, DecidingScorer):
+        return None
+    numbers = judged.units.numbers
+    groups = None if numbers is None else numbers.tolist()
+    return trust(judged.probabilities, judged.truth, scorer.bundle, groups=groups, seed=dataset.info.seed)
 
 
 def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaults
@@ -173,7 +224,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
     split: str = "test",
     classifier: Scorer | None = None,
     baseline: bool = True,
-    resamples: int = metrics.RESAMPLES,
+    resamples: int = RESAMPLES,
     progress: Callable[..., None] | None = None,
 ) -> Evaluation:
     """Score the classifier of a run folder on one split, and cheap methods on the same rows.
@@ -196,12 +247,14 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
     """
     rows = _rows(dataset, split)
     _check_data(run_folder, dataset)
+    memory.tidy()
     scorer = classifier or _load(run_folder)
     _check_labels(scorer, run_folder, dataset)
     probabilities, tokens, seconds = _scored(scorer, rows, progress)
     judged = _judge(scorer, rows, dataset, probabilities)
     roc, precision_recall = judged.curves()
     scores = judged.scores(resamples, dataset.info.seed)
+    found = _slices(judged, tokens, scorer.whole_length)
     evaluation = Evaluation(
         split=split,
         rows=len(rows),
@@ -211,7 +264,7 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         confusion=judged.confusion(),
         roc=roc,
         precision_recall=precision_recall,
-        by_length=_by_length(judged, tokens),
+        by_length=tuple(part for part in found if part.kind == "length"),
         mistakes=_mistakes(judged, scorer),
         baselines=_baselines(dataset, judged, resamples) if baseline else (),
         seconds=seconds,
@@ -220,11 +273,23 @@ def evaluate(  # noqa: PLR0913 - two nouns in, the rest are switches with defaul
         leakage=_leakage(judged, resamples, dataset),
         task=dataset.task,
         errors=judged.errors(),
+        trust=_trust(scorer, judged, dataset),
+        slices=tuple(part for part in found if part.kind != "length"),
+        groups=_groups(judged.units),
     )
     storage.make_folder(run_folder)
-    _write_predictions(run_folder / storage.PREDICTIONS, judged)
+    write_predictions(run_folder / storage.PREDICTIONS, judged)
     storage.write_noun(run_folder / storage.EVALUATION, evaluation)
     return evaluation
+
+
+def judge(scorer: Scorer, rows: Split, dataset: Dataset, *, progress: Callable[..., None] | None = None) -> Judged:
+    """Return some rows of a data set beside what a classifier says of them, without writing anything.
+
+    Raises:
+        TrainingError: the classifier's probabilities are not numbers.
+    """
+    return _judge(scorer, rows, dataset, _scored(scorer, rows, progress)[0])
 
 
 def load_evaluation(folder: Path) -> Evaluation:
@@ -322,7 +387,7 @@ def _leakage(judged: Judged, resamples: int, dataset: Dataset) -> Leakage | None
         return None
     leaked = np.asarray(judged.rows.leaked, np.bool_)
     rows = int(leaked.sum())
-    right = metrics.wilson(int(judged.right[leaked].sum()), rows)
+    right = judged.units.among(leaked).ratio(judged.right[leaked], np.ones(rows))
     clean = _part(judged, ~leaked)
     return Leakage(rows, right, clean.scores(resamples, dataset.info.seed).metrics if rows < len(leaked) else {})
 
@@ -330,28 +395,20 @@ def _leakage(judged: Judged, resamples: int, dataset: Dataset) -> Leakage | None
 def _part(judged: Judged, chosen: NDArray[np.bool_]) -> Judged:
     """Return some of the rows (N,) with what the classifier says of them, without their texts."""
     nothing = ("",) * int(chosen.sum())
-    rows = Split(nothing, nothing, tuple(itertools.compress(judged.rows.labels, chosen)))
+    labels = tuple(itertools.compress(judged.rows.labels, chosen))
+    numbers = judged.units.numbers
+    # Groups and clusters in one column: what it ties together is the same.
+    rows = Split(nothing, nothing, labels, clusters=None if numbers is None else tuple(numbers[chosen].tolist()))
     if isinstance(judged, MultiLabelJudged):
         return replace(judged, rows=rows, probabilities=judged.probabilities[chosen], chosen=judged.chosen[chosen])
-    return replace(judged, rows=rows, probabilities=judged.probabilities[chosen])
+    given = None if judged.chosen is None else judged.chosen[chosen]
+    return replace(judged, rows=rows, probabilities=judged.probabilities[chosen], chosen=given)
 
 
-def _by_length(judged: Judged, tokens: NDArray[np.int64]) -> tuple[Slice, ...]:
-    """Return the accuracy of the rows in each range of lengths that has rows."""
-    # side="left": a text of exactly 64 tokens belongs to 0-64.
-    places = np.searchsorted(LENGTH_EDGES, tokens, side="left")
-    slices = []
-    for place, name in enumerate(_length_names()):
-        chosen = judged.right[places == place]
-        if len(chosen):
-            slices.append(Slice(name, len(chosen), metrics.wilson(int(chosen.sum()), len(chosen))))
-    return tuple(slices)
-
-
-def _length_names() -> list[str]:
-    starts = (0, *(edge + 1 for edge in LENGTH_EDGES))
-    ranges = [f"{start}–{end}" for start, end in zip(starts, LENGTH_EDGES, strict=False)]
-    return [*ranges, f"over {LENGTH_EDGES[-1]}"]
+def _slices(judged: Judged, tokens: NDArray[np.int64], whole_length: int) -> tuple[Slice, ...]:
+    """Return the share of right rows in the parts of the split."""
+    found = list(slices.parts(judged.rows, judged.memberships, tokens, whole_length))
+    return slices.judge(found, judged.right, judged.units)
 
 
 def _mistakes(judged: Judged, scorer: Scorer) -> tuple[Mistake, ...]:
@@ -383,7 +440,7 @@ def _mistake(judged: Judged, row: int, spans: Sequence[Span]) -> Mistake:
     )
 
 
-def _write_predictions(path: Path, judged: Judged) -> None:
+def write_predictions(path: Path, judged: Judged) -> None:
     """Write one row per scored text, in the order of the split, block by block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -391,7 +448,8 @@ def _write_predictions(path: Path, judged: Judged) -> None:
     label = pa.list_(pa.string()) if isinstance(judged, MultiLabelJudged) else pa.string()
     texts = {"id": pa.string(), "text": pa.string(), "label": label, "prediction": label}
     numbers = ("probability", *(f"probability_{name}" for name in judged.label_names))
-    schema = pa.schema([*texts.items(), *((name, pa.float64()) for name in numbers)])
+    unit = {UNIT: pa.int64()} if judged.units.grouped else {}
+    schema = pa.schema([*texts.items(), *((name, pa.float64()) for name in numbers), *unit.items()])
     with storage.atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as file:
         for start in range(0, len(judged.rows), BLOCK):
             columns = _prediction_columns(judged, slice(start, start + BLOCK))
@@ -401,20 +459,26 @@ def _write_predictions(path: Path, judged: Judged) -> None:
 
 def _prediction_columns(judged: Judged, block: slice) -> list[Any]:
     texts = [judged.rows.ids[block], judged.rows.texts[block]]
-    return [*texts, *judged.columns(block), *judged.probabilities[block].T]
+    numbers = judged.units.numbers
+    unit = [] if numbers is None else [numbers[block]]
+    return [*texts, *judged.columns(block), *judged.probabilities[block].T, *unit]
 
 
-# --- baselines ----------------------------------------------------------------------------
+def _groups(units: Units) -> int:
+    """Return how many groups counted as one draw, as ``Evaluation.groups`` has it."""
+    if units.single and units.rows > 1:
+        return 1
+    return len(units.sizes) if units.grouped else 0
 
 
 def _baselines(dataset: Dataset, judged: Judged, resamples: int) -> tuple[Baseline, ...]:
     """Train the cheap methods on the training split and score them on the same rows."""
     seed = dataset.info.seed
     if isinstance(judged, MultiLabelJudged):
-        train, validation = (_bounded(split, seed) for split in (dataset.train, dataset.validation))
+        train, validation = (baselines.bounded(split, seed) for split in (dataset.train, dataset.validation))
         return multilabel_evaluation.baselines(judged, train, validation, resamples=resamples, seed=seed)
     found = []
-    for name, method in (("majority class", _majority), ("TF-IDF + logistic regression", _tfidf)):
+    for name, method in baselines.METHODS:
         started = time.perf_counter()
         result = method(dataset, judged.rows)
         if result is None:
@@ -422,65 +486,7 @@ def _baselines(dataset: Dataset, judged: Judged, resamples: int) -> tuple[Baseli
         description, probabilities = result
         theirs = _Judged(judged.rows, judged.label_names, probabilities)
         seconds = time.perf_counter() - started
-        ahead = metrics.advantage(judged.right, theirs.right, resamples=resamples, seed=seed)
-        found.append(Baseline(name, description, theirs.scores(resamples, seed).metrics, seconds, ahead))
+        ahead = paired.accuracy_difference(judged.right, theirs.right, judged.units)
+        scores = theirs.scores(resamples, seed).metrics
+        found.append(Baseline(name, description, scores, seconds, ahead.interval, ahead.p_value))
     return tuple(found)
-
-
-def _majority(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] | None:
-    """Give every row the class shares of the training split: the most frequent class wins."""
-    counts = np.asarray(dataset.train.class_counts(len(dataset.label_names)), np.float64)
-    often = dataset.label_names[int(counts.argmax())]
-    return f"always says {often!r}, the most frequent label of the training split", np.tile(
-        counts / counts.sum(), (len(rows), 1)
-    )
-
-
-def _tfidf(dataset: Dataset, rows: Split) -> tuple[str, NDArray[np.float64]] | None:
-    """Fit a linear model on word and word-pair counts; ``None`` where the texts hold no words."""
-    train = _bounded(dataset.train, dataset.info.seed)
-    vectorizer, matrix = tfidf.vectorized(train.texts)
-    if matrix is None:
-        return None
-    model, choice = _chosen(matrix, train.labels, vectorizer, _bounded(dataset.validation, dataset.info.seed))
-    probabilities = np.zeros((len(rows), len(dataset.label_names)))
-    for start in range(0, len(rows), BLOCK):
-        block = vectorizer.transform(rows.texts[start : start + BLOCK])
-        probabilities[start : start + BLOCK, model.classes_] = model.predict_proba(block)
-    part = "" if len(train) == len(dataset.train) else f" of {len(train):,} of {len(dataset.train):,} training texts"
-    return f"words and word pairs{part}, {choice}", probabilities
-
-
-def _bounded(split: Split, seed: int) -> Split:
-    """Return the split, or as many rows of each class, drawn at random, as stay within ``BASELINE_CHARACTERS``."""
-    characters = sum(map(len, split.texts))
-    if characters <= BASELINE_CHARACTERS:
-        return split
-    generator = np.random.default_rng(seed)
-    drawn = np.zeros(len(split), np.bool_)
-    for rows in _by_label(split.labels):
-        # One row at least of every class.
-        size = math.ceil(len(rows) * BASELINE_CHARACTERS / characters)
-        drawn[generator.choice(rows, size, replace=False)] = True
-    ids, texts = (tuple(itertools.compress(column, drawn)) for column in (split.ids, split.texts))
-    return Split(ids, texts, tuple(itertools.compress(split.labels, drawn)))
-
-
-def _by_label(labels: Sequence[Label]) -> Iterator[NDArray[np.intp]]:
-    """Yield the rows of each class, in multi-label data those of each combination."""
-    numbers: dict[Label, int] = {}
-    found = np.array([numbers.setdefault(label, len(numbers)) for label in labels])
-    for number in range(len(numbers)):
-        yield np.flatnonzero(found == number)
-
-
-def _chosen(matrix: Any, labels: Sequence[Label], vectorizer: Any, validation: Split) -> tuple[Any, str]:
-    """Return the model whose strength does best on the validation rows, and that choice in words."""
-    fits = [(strength, tfidf.logistic(strength).fit(matrix, labels)) for strength in tfidf.STRENGTHS]
-    if not len(validation):
-        strength, model = fits[0]
-        return model, f"C = {strength:g}, no validation rows to choose it by"
-    held_out = vectorizer.transform(validation.texts)
-    # On ties the stronger regularisation wins: it comes first.
-    strength, model = max(fits, key=lambda fit: fit[1].score(held_out, validation.labels))
-    return model, f"C = {strength:g} chosen on the validation split"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from textlora import encoder, models, storage
-from textlora.classifier import BUNDLE, Classifier, check_base, find_bundle, measure_drift
+from textlora.classifier import BUNDLE, Classifier, check_base, find_base, find_bundle, measure_drift
 from textlora.encoder import EncoderSpec
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.extras import QLORA
@@ -52,6 +52,7 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     Adapters that were trained over quantized weights are merged into the full-precision ones. The
     answers move a little; how far is measured on the run's test texts and written into
     ``config.json`` too. So are the thresholds of a multi-label classifier, which no other tool applies by itself.
+    The temperature is folded into the last layer of the head, so that probabilities are the calibrated ones.
 
     Args:
         folder: a run folder or a bundle.
@@ -71,26 +72,20 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
     target = out or folder / storage.EXPORT / to
     _check_target(target)
     bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
-    revision = bundle.revision if bundle.revision not in ("local", "embedded") else None
-    spec = EncoderSpec(models.model_folder(bundle.base_model, revision)[0], bundle.label_names, task=bundle.task)
+    spec = EncoderSpec(find_base(bundle, path), bundle.label_names, task=bundle.task)
     check_base(spec.folder, bundle)
     if target.resolve() == spec.folder.resolve():
         raise UsageError(f"{target} is the base model itself.", hint="Choose a new or an empty folder.")
     tokenizer = TextTokenizer.load(path, LengthPolicy.of_bundle(bundle), base_model=bundle.base_model)
     reference = _logits(encoder.load_adapter(spec, path), tokenizer)
     merged = encoder.merged_model(spec, path)
-    difference = float((reference - _logits(merged, tokenizer)).abs().max())
+    drift, notes = _drift_and_notes(path, merged, tokenizer, bundle)
+    _fold_temperature(merged, bundle.temperature)
+    difference = float((reference / bundle.temperature - _logits(merged, tokenizer)).abs().max())
     if not difference <= TOLERANCE:
         raise TrainingError(
             f"The merged model differs from the adapter: logits by {difference:.2g}, allowed {TOLERANCE:g}."
         )
-    drift: Drift | None = None
-    notes: dict[str, Any] = {}
-    if bundle.thresholds:
-        notes["thresholds"] = dict(zip(bundle.label_names, bundle.thresholds, strict=True))
-    if bundle.bits:
-        drift = _drift(path, Classifier(merged, tokenizer, replace(bundle, precision="fp32")))
-        notes |= {"trained_over_bits": bundle.bits, "merge_drift": drift and asdict(drift)}
     if notes:
         merged.config.textlora = notes
     storage.make_folder(target.parent)
@@ -100,6 +95,37 @@ def export(folder: Path, *, to: str = "hf", out: Path | None = None) -> Exported
         tokenizer.tokenizer.model_max_length = bundle.max_length
         tokenizer.save(temporary)
     return Exported(target, to, difference, drift)
+
+
+def _drift_and_notes(
+    path: Path, merged: torch.nn.Module, tokenizer: TextTokenizer, bundle: Bundle
+) -> tuple[Drift | None, dict[str, Any]]:
+    """Return what merging changed, and what goes into ``config.json`` for whoever applies more than the logits."""
+    drift: Drift | None = None
+    notes: dict[str, Any] = {}
+    if bundle.temperature != 1:
+        notes["temperature_folded_in"] = bundle.temperature
+    if bundle.thresholds:
+        notes["thresholds"] = dict(zip(bundle.label_names, bundle.thresholds, strict=True))
+    if bundle.decision:
+        notes["threshold"] = {bundle.decision.positive: bundle.decision.threshold}
+    if bundle.abstention:
+        notes["least_probability"] = bundle.abstention.least_probability
+    if bundle.bits:
+        drift = _drift(path, Classifier(merged, tokenizer, replace(bundle, precision="fp32")))
+        notes |= {"trained_over_bits": bundle.bits, "merge_drift": drift and asdict(drift)}
+    return drift, notes
+
+
+def _fold_temperature(model: torch.nn.Module, temperature: float) -> None:
+    """Divide the last layer of the head by the temperature, so that its softmax or sigmoid is calibrated."""
+    labels = model.config.num_labels
+    last = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer.out_features == labels][
+        -1
+    ]
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.div_(temperature)
 
 
 def _drift(path: Path, merged: Classifier) -> Drift | None:

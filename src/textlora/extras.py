@@ -40,3 +40,4 @@ class Extra:
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
 AUDIT = Extra("cleanlab", (2, 9), "audit")
+OPTUNA = Extra("optuna", (5, 0), "tune")

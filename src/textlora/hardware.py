@@ -255,10 +255,42 @@ def _gpu() -> dict[str, Any]:
             "gpu": found.name,
             "gpu_memory_gb": found.total_memory / GB,
             "gpu_capability": (found.major, found.minor),
+            "gpu_available_memory_gb": _free_gpu_gb(),
         }
     if torch.backends.mps.is_available():
         return {"gpu": "Apple GPU", "gpu_memory_gb": torch.mps.recommended_max_memory() / GB, "gpu_capability": None}
     return {"gpu": None, "gpu_memory_gb": None, "gpu_capability": None}
+
+
+def _free_gpu_gb() -> float | None:
+    """Return what is free on the first GPU and what this process has of it already, in GB."""
+    import torch
+
+    try:
+        return float(torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0)) / GB
+    except RuntimeError:  # no room for a context, or a GPU that another process has to itself
+        return None
+
+
+def watch_gpu_memory() -> None:
+    """Begin to measure ``peak_gpu_memory_gb`` anew, where there is a CUDA GPU in use."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gpu_memory_gb() -> float:
+    """Return the most that PyTorch has reserved of a CUDA GPU, in GB; 0 where none is in use.
+
+    CUDA's own context, some 0.5 GB, is not in it.
+    """
+    import torch
+
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return 0.0
+    return float(torch.cuda.max_memory_reserved()) / GB
 
 
 # -- measured rates ------------------------------------------------------------------------------

@@ -73,6 +73,17 @@ def release() -> None:
     allocation.return_freed_memory()
 
 
+def tidy() -> None:
+    """Give back what a finished stage has left, before the next one needs memory of its own.
+
+    Unlike after a shortage, what is freed from now on is kept as before.
+    """
+    gc.collect()
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    allocation.trim()
+
+
 @contextlib.contextmanager
 def explained(doing: str, *, hint: str = LESS) -> Iterator[None]:
     """Turn running out of memory inside into a ``ResourceError`` that says what was being done."""
@@ -83,6 +94,11 @@ def explained(doing: str, *, hint: str = LESS) -> Iterator[None]:
         if kind is None:
             raise
         raise ResourceError(f"The {kind} ran out while {doing}: {_first_line(error)}", hint=hint) from error
+
+
+def ran_out(error: ResourceError) -> bool:
+    """Return whether an error of ours says that memory ran out, rather than something else."""
+    return re.match(r"The (GPU )?memory ran out\b", error.message) is not None
 
 
 class Pass:

@@ -1,41 +1,37 @@
-"""Scores of a classifier in plain numpy, each with a 95 % bootstrap interval.
+"""Scores of a classifier in plain numpy, each with a 95 % interval.
 
-Letters in shapes: N rows, C classes, B resamples worked on together, T distinct scores.
+Letters in shapes: N rows, C classes, B resamples worked on together, R resamples in all.
 
 Conventions, the same as scikit-learn's with ``zero_division=0``: a quotient over nothing is 0
 (precision of a class that is never predicted). With two classes the last label is the positive
 one for ROC-AUC and average precision; with more, each class is held against the rest and the
-mean is taken. A class without rows, or with all rows, has no ROC-AUC and no average precision:
-it is left out of the mean, and the score is left out altogether when no class remains.
+mean is taken.
 
-The bootstrap draws N of the N rows with replacement. Two equivalent ways are used:
+What is a share of rows (accuracy, precision, recall; F1 through the share it is made of) has a closed
+interval, see ``intervals``. All other scores have one from the bootstrap, see ``resampling``:
 
-* Scores that depend on the confusion matrix alone: the resampled matrix is one multinomial
-  draw over the C x C cells, which has exactly the same distribution.
-* Scores that depend on the probabilities: a resample is a count per row. Rows are sorted once
-  per class, and each resample is then a cumulative sum of its counts.
+* Scores that depend on the confusion matrix alone: where single rows are drawn, the resampled matrix is
+  one multinomial draw over the C x C cells, which has exactly the same distribution.
+* Scores that depend on the probabilities: a resample is a weight per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from textlora import intervals, ranking
+from textlora.confusion import Floats, Integers, cells, confusion_matrix, matthews, overall
+from textlora.ranking import Ranking
+from textlora.resampling import RESAMPLES, Doubt, Share, Units, block_sizes, collect, mean_doubt
 from textlora.types import ClassScores, Curve, Interval
 
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
-
-CURVE_POINTS = 200
-RESAMPLES = 1000
-_BLOCK = 2**15
-"""Numbers worked on at once: few enough to stay in the processor's cache, four times faster than 2**21."""
-_NORMAL_975 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+BOUNDS: Mapping[str, tuple[float, float]] = {"mcc": (-1.0, 1.0), "log_loss": (0.0, np.inf)}
+"""The lowest and the highest value of the scores that do not lie between 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,127 +40,6 @@ class Scores:
 
     metrics: Mapping[str, Interval]
     classes: tuple[ClassScores, ...]
-
-
-# --- from the confusion matrix ------------------------------------------------------------
-
-
-def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, *, classes: int) -> Integers:
-    """Return the (C, C) counts: row = true class, column = predicted class."""
-    cells = np.asarray(y_true, np.int64) * classes + np.asarray(y_pred, np.int64)
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def per_class(confusion: Integers) -> dict[str, Floats]:
-    """Return ``precision``, ``recall`` and ``f1`` of each class.
-
-    Args:
-        confusion: (..., C, C) counts.
-
-    Returns:
-        Three arrays of shape (..., C).
-    """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    predicted, actual = confusion.sum(-2), confusion.sum(-1)
-    return {
-        "precision": _ratio(hits, predicted),
-        "recall": _ratio(hits, actual),
-        "f1": _ratio(2 * hits, predicted + actual),
-    }
-
-
-def overall(confusion: Integers) -> dict[str, Floats]:
-    """Return the scores over all classes that the confusion matrix alone decides.
-
-    Args:
-        confusion: (..., C, C) counts.
-
-    Returns:
-        ``accuracy``, ``balanced_accuracy`` (mean recall of the classes that have rows),
-        ``precision_macro``, ``recall_macro``, ``f1_macro`` and ``mcc``, each of shape (...).
-    """
-    single = per_class(confusion)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).sum(-1)
-    present = (confusion.sum(-1) > 0).sum(-1)
-    return {
-        "accuracy": _ratio(hits, confusion.sum((-2, -1))),
-        "balanced_accuracy": _ratio(single["recall"].sum(-1), present),
-        **{f"{name}_macro": values.mean(-1) for name, values in single.items()},
-        "mcc": _matthews(confusion),
-    }
-
-
-def _matthews(confusion: Integers) -> Floats:
-    """Return Matthews' correlation for any number of classes (Gorodkin 2004); 0 where undefined."""
-    counts = confusion.astype(np.float64)
-    total, hits = counts.sum((-2, -1)), np.trace(counts, axis1=-2, axis2=-1)
-    predicted, actual = counts.sum(-2), counts.sum(-1)
-    covariance = hits * total - (predicted * actual).sum(-1)
-    spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (actual**2).sum(-1))
-    return _ratio(covariance, np.sqrt(spread))
-
-
-def _ratio(above: ArrayLike, below: ArrayLike, *, otherwise: float = 0.0) -> Floats:
-    """Divide; where the divisor is 0 the result is ``otherwise``."""
-    numerator, divisor = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
-    return np.asarray(np.divide(numerator, divisor, out=np.full(divisor.shape, otherwise), where=divisor != 0))
-
-
-# --- from the probabilities ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranking:
-    """The rows in falling order of one class's probability.
-
-    Attributes:
-        order: (N,) row numbers, highest probability first.
-        positive: (N,) bool in that order: the row belongs to the class.
-        ends: (T,) the last place of each distinct probability, so that ties count together.
-    """
-
-    order: NDArray[np.intp]
-    positive: NDArray[np.bool_]
-    ends: NDArray[np.intp]
-
-    def accumulate(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Return true and false positives at each distinct threshold: (B, T) from weights (B, N)."""
-        ranked = weights[:, self.order]
-        chosen = np.cumsum(ranked, axis=1)[:, self.ends]
-        true = np.cumsum(ranked * self.positive, axis=1)[:, self.ends]
-        return true, chosen - true
-
-
-def _ranking(positive: NDArray[np.bool_], score: Floats) -> _Ranking:
-    order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
-    return _Ranking(order, positive[order], ends)
-
-
-def _rankings(y_true: Integers, probabilities: Floats) -> list[_Ranking]:
-    """Return one ranking for two classes (the last is positive), else one per class."""
-    classes = probabilities.shape[1]
-    ranked = [classes - 1] if classes == 2 else range(classes)  # noqa: PLR2004 - two classes need one ranking
-    return [_ranking(y_true == index, probabilities[:, index]) for index in ranked]
-
-
-def _area_under_roc(true: Floats, false: Floats) -> Floats:
-    """Return (B,) areas by the trapezoid rule; nan where a resample lacks one of the two sides."""
-    steps = np.diff(false, axis=1, prepend=0)
-    heights = (true + np.concatenate([np.zeros_like(true[:, :1]), true[:, :-1]], axis=1)) / 2
-    return _ratio((steps * heights).sum(1), true[:, -1] * false[:, -1], otherwise=np.nan)
-
-
-def _average_precision(true: Floats, false: Floats) -> Floats:
-    """Return (B,) sums of precision times step in recall; nan where a resample lacks one side."""
-    area = (np.diff(true, axis=1, prepend=0) * _ratio(true, true + false)).sum(1)
-    return np.where(false[:, -1] > 0, _ratio(area, true[:, -1], otherwise=np.nan), np.nan)
-
-
-def _mean_defined(values: Floats) -> Floats:
-    """Average (K, B) over the first axis, leaving nan out; nan where nothing is left."""
-    defined = np.isfinite(values)
-    return _ratio(np.where(defined, values, 0).sum(0), defined.sum(0), otherwise=np.nan)
 
 
 def row_losses(y_true: ArrayLike, probabilities: Floats) -> Floats:
@@ -177,32 +52,35 @@ def row_losses(y_true: ArrayLike, probabilities: Floats) -> Floats:
     return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], step, 1 - step)))
 
 
-def _ranked_scores(rankings: Sequence[_Ranking], losses: Floats, weights: Floats) -> dict[str, Floats]:
+def _rankings(y_true: Integers, probabilities: Floats) -> list[Ranking]:
+    """Return one ranking for two classes (the last is positive), else one per class."""
+    classes = probabilities.shape[1]
+    ranked = [classes - 1] if classes == 2 else range(classes)  # noqa: PLR2004 - two classes need one ranking
+    return [Ranking.of(y_true == index, probabilities[:, index]) for index in ranked]
+
+
+def _weighted_scores(rankings: Sequence[Ranking], losses: Floats, weights: Floats) -> dict[str, Floats]:
     """Return ``roc_auc``, ``average_precision`` and ``log_loss``, each (B,), for row weights (B, N)."""
-    counts = [ranking.accumulate(weights) for ranking in rankings]
-    return {
-        "roc_auc": _mean_defined(np.stack([_area_under_roc(*pair) for pair in counts])),
-        "average_precision": _mean_defined(np.stack([_average_precision(*pair) for pair in counts])),
-        "log_loss": weights @ losses / weights.sum(1),
-    }
+    return {**ranking.mean_scores(rankings, weights), "log_loss": weights @ losses / weights.sum(1)}
 
 
 # --- all figures --------------------------------------------------------------------------
 
 
-def point_scores(y_true: ArrayLike, probabilities: Floats) -> dict[str, float]:
+def point_scores(y_true: ArrayLike, probabilities: Floats, predicted: ArrayLike | None = None) -> dict[str, float]:
     """Return every score over all classes, without intervals.
 
     Args:
         y_true: (N,) class indices.
-        probabilities: (N, C); the class with the highest one is the prediction, the first on ties.
+        probabilities: (N, C).
+        predicted: (N,) class indices; those with the highest probability by default, the first on ties.
 
     Returns:
         The keys of ``Evaluation.metrics``; a score that these rows do not define is absent.
     """
     labels = np.asarray(y_true, np.int64)
-    counts = confusion_matrix(labels, probabilities.argmax(1), classes=probabilities.shape[1])
-    ranked = _ranked_scores(
+    counts = confusion_matrix(labels, _predicted(probabilities, predicted), classes=probabilities.shape[1])
+    ranked = _weighted_scores(
         _rankings(labels, probabilities), row_losses(labels, probabilities), np.ones((1, len(labels)))
     )
     values = {name: float(value) for name, value in overall(counts).items()}
@@ -218,15 +96,28 @@ def validation_scores(y_true: ArrayLike, probabilities: Floats) -> dict[str, flo
     return {"accuracy": float(scores["accuracy"]), "f1_macro": float(scores["f1_macro"]), "loss": loss}
 
 
-def bootstrap(
-    y_true: ArrayLike, probabilities: Floats, *, label_names: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+def _predicted(probabilities: Floats, predicted: ArrayLike | None) -> Integers:
+    return np.asarray(probabilities.argmax(1) if predicted is None else predicted, np.int64)
+
+
+def scores(  # noqa: PLR0913 - truth and answers, and how the rows are drawn
+    y_true: ArrayLike,
+    probabilities: Floats,
+    predicted: ArrayLike | None = None,
+    *,
+    label_names: Sequence[str],
+    units: Units | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Scores:
-    """Score a classifier, every figure with its 95 % percentile interval.
+    """Score a classifier, every figure with its 95 % interval.
 
     Args:
         y_true: (N,) class indices, at least one row.
         probabilities: (N, C) in the order of ``label_names``.
+        predicted: (N,) class indices; those with the highest probability by default, the first on ties.
         label_names: C names.
+        units: which rows resemble each other and are drawn together; without it each is its own.
         resamples: how many times the rows are drawn again.
         seed: same seed, same intervals.
 
@@ -234,151 +125,129 @@ def bootstrap(
         Scores over all classes and per class. A resample in which a score is undefined does not
         count towards that score's interval. No figure is ever nan.
     """
-    labels = np.asarray(y_true, np.int64)
-    counts = confusion_matrix(labels, probabilities.argmax(1), classes=probabilities.shape[1])
-    matrices = _resampled_matrices(counts, resamples, seed)
-    drawn = _collect({**overall(block), **per_class(block)} for block in matrices)
-    rankings, losses = _rankings(labels, probabilities), row_losses(labels, probabilities)
-    weights = _resampled_weights(len(labels), resamples, seed)
-    drawn |= _collect(_ranked_scores(rankings, losses, block) for block in weights)
-    values = point_scores(labels, probabilities)
-    metrics = {name: _interval(value, drawn[name]) for name, value in values.items()}
-    return Scores(metrics, _class_scores(counts, drawn, label_names))
+    labels, given = np.asarray(y_true, np.int64), _predicted(probabilities, predicted)
+    drawn_units = (units or Units(len(labels))).judged(labels == given)
+    counts = confusion_matrix(labels, given, classes=len(label_names))
+    rankings = _rankings(labels, probabilities)
+    weighted = partial(_weighted_scores, rankings, row_losses(labels, probabilities))
+    places = cells(labels, given, classes=len(counts))
+    drawn = collect(map(overall, _resampled_matrices(places, counts, drawn_units, resamples, seed)))
+    drawn |= collect(map(weighted, drawn_units.weights(resamples, seed)))
+    shares = class_shares(((labels == place, given == place) for place in range(len(counts))), drawn_units)
+    doubts = _doubts(counts, shares, rankings, drawn_units)
+    figures = {
+        name: drawn_units.interval(value, drawn[name], bounds=bounds_of(name), doubt=doubts.get(name))
+        for name, value in point_scores(labels, probabilities, given).items()
+    }
+    figures["accuracy"] = drawn_units.ratio(labels == given, np.ones(len(labels)))
+    return Scores(figures, class_scores(label_names, shares, counts.sum(1)))
 
 
-def _class_scores(counts: Integers, drawn: Mapping[str, Floats], label_names: Sequence[str]) -> tuple[ClassScores, ...]:
-    single, support = per_class(counts), counts.sum(1)
-
-    def figure(name: str, index: int) -> Interval:
-        return _interval(float(single[name][index]), drawn[name][:, index])
-
-    return tuple(
-        ClassScores(
-            label, figure("precision", index), figure("recall", index), figure("f1", index), int(support[index])
-        )
-        for index, label in enumerate(label_names)
-    )
+def bounds_of(name: str) -> tuple[float, float]:
+    """Return the lowest and the highest value of a score."""
+    return BOUNDS.get(name, (0.0, 1.0))
 
 
-def _resampled_matrices(counts: Integers, resamples: int, seed: int) -> Iterator[Integers]:
-    """Yield blocks (B, C, C) of resampled confusion matrices."""
+ClassShares = Mapping[str, Sequence[Share]]
+"""``precision``, ``recall`` and ``f1`` of each class (C), with closed intervals."""
+
+
+def class_shares(classes: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]], units: Units) -> ClassShares:
+    """Return the shares of classes from which rows (N,) have each, and which are given it."""
+    found: dict[str, list[Share]] = {"precision": [], "recall": [], "f1": []}
+    for had, given in classes:
+        hits, either = had & given, had | given
+        found["precision"].append(Share(units.ratio(hits, given), units.effective(given)))
+        found["recall"].append(Share(units.ratio(hits, had), units.effective(had)))
+        found["f1"].append(Share(intervals.f1_from_overlap(units.ratio(hits, either)), units.effective(either)))
+    return found
+
+
+def class_scores(label_names: Sequence[str], shares: ClassShares, support: Integers) -> tuple[ClassScores, ...]:
+    """Return the scores of each class (C) as nouns."""
+    columns = ([share.interval for share in shares[name]] for name in ("precision", "recall", "f1"))
+    return tuple(ClassScores(*column) for column in zip(label_names, *columns, support.tolist(), strict=True))
+
+
+# --- what resamples do not show -------------------------------------------------------------
+
+
+def _doubts(counts: Integers, shares: ClassShares, rankings: Sequence[Ranking], units: Units) -> dict[str, Doubt]:
+    """Return what the resamples do not show of each score."""
+    present = [share for share in shares["recall"] if share.units]
+    macro = macro_doubts(shares)
+    return {
+        "balanced_accuracy": mean_doubt(present, classes=max(1, len(present))),
+        **macro,
+        "mcc": _correlation_doubt(
+            counts, [share.interval for share in shares["recall"]], units, macro["f1_macro"].wider
+        ),
+        **ranking.doubts(rankings, units),
+    }
+
+
+def macro_doubts(shares: ClassShares) -> dict[str, Doubt]:
+    """Return what the resamples do not show of the means over all classes."""
+    # A class that is never predicted has no precision to be wrong about.
+    return {
+        f"{name}_macro": mean_doubt(found, classes=len(found), absent=name != "precision")
+        for name, found in shares.items()
+    }
+
+
+def _correlation_doubt(counts: Integers, recalls: Sequence[Interval], units: Units, wider: float) -> Doubt:
+    """Return the same for Matthews' correlation: where all rows are right or all get one label, it shows no spread."""
+    had, given = counts.sum(1), counts.sum(0)
+    value = float(matthews(counts))
+    if (had > 0).sum() > 1 and np.trace(counts) == counts.sum():
+        worst = max(np.flatnonzero(had).tolist(), key=lambda place: recalls[place].value - recalls[place].low)
+        rows = had[worst] * (recalls[worst].value - recalls[worst].low)
+        moved = _moved(counts, rows, (worst, worst), (worst, _largest(had, worst)))
+        return Doubt(down=value - float(matthews(moved)))
+    if (had > 0).sum() > 1 and (given > 0).sum() == 1:
+        always = int(given.argmax())
+        other, rows = _largest(had, always), units.unseen(np.ones(units.rows, np.bool_)) * counts.sum()
+        right = _moved(counts, min(rows, had[other]), (other, always), (other, other))
+        wrong = _moved(counts, min(rows, had[always]), (always, always), (always, other))
+        return Doubt(down=max(0.0, value - float(matthews(wrong))), up=max(0.0, float(matthews(right)) - value))
+    return Doubt(wider)
+
+
+def _largest(rows: Integers, but: int) -> int:
+    """Return the class with the most rows but for one."""
+    return max((place for place in range(len(rows)) if place != but), key=lambda place: rows[place])
+
+
+def _moved(counts: Integers, rows: float, start: tuple[int, int], end: tuple[int, int]) -> Floats:
+    """Return the matrix with some rows moved from one cell to another."""
+    found = counts.astype(np.float64)
+    found[start] -= rows
+    found[end] += rows
+    return found
+
+
+def _resampled_matrices(
+    places: Integers, counts: Integers, units: Units, resamples: int, seed: int
+) -> Iterator[NDArray[np.integer | np.floating]]:
+    """Yield blocks (B, C, C) of resampled confusion matrices from the cells of the rows (N,)."""
+    if units.grouped:
+        for weights in units.weights(resamples, seed):
+            yield np.stack([np.bincount(places, one, minlength=counts.size).reshape(counts.shape) for one in weights])
+        return
     random = np.random.default_rng(seed)
     total, shares = int(counts.sum()), counts.ravel() / counts.sum()
-    for size in _block_sizes(resamples, counts.size):
+    for size in block_sizes(resamples, counts.size):
         yield random.multinomial(total, shares, size=size).reshape(size, *counts.shape)
-
-
-def _resampled_weights(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield blocks (B, N): how often each row is drawn in each resample."""
-    random = np.random.default_rng(seed)
-    for size in _block_sizes(resamples, rows):
-        draws = random.integers(0, rows, size=(size, rows)) + rows * np.arange(size)[:, None]
-        yield np.bincount(draws.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
-
-
-def _block_sizes(resamples: int, width: int) -> Iterator[int]:
-    most = max(1, _BLOCK // width)
-    for start in range(0, resamples, most):
-        yield min(most, resamples - start)
-
-
-def _collect(blocks: Iterator[dict[str, Floats]]) -> dict[str, Floats]:
-    """Join the blocks of each score along the resamples."""
-    parts = list(blocks)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _interval(value: float, drawn: Floats) -> Interval:
-    """Return the value with the 2.5 and 97.5 percentiles of the finite draws."""
-    finite = drawn[np.isfinite(drawn)]
-    if not len(finite):
-        return Interval(value, value, value)
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return Interval(value, float(low), float(high))
-
-
-def advantage(ours: ArrayLike, theirs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Return by how much our accuracy exceeds theirs on the same rows, with its 95 % interval.
-
-    Both are judged on the same resampled rows, so that rows that are hard for both do not blur
-    the difference. Exact by one multinomial draw over (only theirs, both or none, only ours).
-
-    Args:
-        ours: (N,) bool, we are right.
-        theirs: (N,) bool, they are right.
-        resamples: how many times the rows are drawn again.
-        seed: same seed, same interval.
-    """
-    difference = np.asarray(ours, np.int64) - np.asarray(theirs, np.int64)
-    counts = np.bincount(difference + 1, minlength=3)
-    rows = len(difference)
-    drawn = np.random.default_rng(seed).multinomial(rows, counts / rows, size=resamples)
-    return _interval(float(difference.mean()), (drawn[:, 2] - drawn[:, 0]) / rows)
-
-
-def wilson(hits: int, rows: int) -> Interval:
-    """Return a share with its 95 % Wilson interval, which stays honest for few rows and at 0 and 1.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    share, square = hits / rows, _NORMAL_975**2
-    centre = (share + square / (2 * rows)) / (1 + square / rows)
-    half = _NORMAL_975 / (1 + square / rows) * float(np.sqrt(share * (1 - share) / rows + square / (4 * rows**2)))
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
-
-
-# --- curves -------------------------------------------------------------------------------
-
-
-def roc_points(positive: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats]:
-    """Return false and true positive rates (T + 1,), from (0, 0) to (1, 1)."""
-    true, false = _ranking(positive, score).accumulate(np.ones((1, len(score))))
-    rates = [np.concatenate([[0.0], _ratio(count[0], count[0, -1])]) for count in (false, true)]
-    return rates[0], rates[1]
-
-
-def precision_recall_points(positive: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats]:
-    """Return recall and precision (T + 1,), from recall 0 (precision 1 by convention) to recall 1."""
-    true, false = _ranking(positive, score).accumulate(np.ones((1, len(score))))
-    recall, precision = _ratio(true[0], true[0, -1]), _ratio(true[0], true[0] + false[0])
-    return np.concatenate([[0.0], recall]), np.concatenate([[1.0], precision])
 
 
 def curves(
     y_true: ArrayLike, probabilities: Floats, *, label_names: Sequence[str]
 ) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
-    """Return the ROC and the precision-recall curves of each class, at most 200 points each.
+    """Return the ROC and the precision-recall curve of each class, see ``ranking.curves``.
 
-    With two classes only the last label has a curve. Classes without rows, or with all of them,
-    have none. The areas are those of the full curves: ROC-AUC and average precision.
+    With two classes only the last label has a curve.
     """
     labels = np.asarray(y_true, np.int64)
-    names = label_names[-1:] if len(label_names) == 2 else label_names  # noqa: PLR2004 - one curve tells all of two classes
-    roc: list[Curve] = []
-    precision_recall: list[Curve] = []
-    for name in names:
-        index = label_names.index(name)
-        positive, score = labels == index, probabilities[:, index]
-        if 0 < positive.sum() < len(labels):
-            roc.append(_curve(name, roc_points, _area_under_roc, (positive, score)))
-            precision_recall.append(_curve(name, precision_recall_points, _average_precision, (positive, score)))
-    return tuple(roc), tuple(precision_recall)
-
-
-def _curve(
-    name: str, points: Callable[..., tuple[Floats, Floats]], area: Callable[..., Floats], data: tuple[Any, Any]
-) -> Curve:
-    x, y = points(*data)
-    kept = _thin(x, y)
-    whole = area(*_ranking(*data).accumulate(np.ones((1, len(data[1])))))
-    return Curve(name, tuple(x[kept].tolist()), tuple(y[kept].tolist()), float(whole[0]))
-
-
-def _thin(x: Floats, y: Floats) -> NDArray[np.intp]:
-    """Choose at most 200 points, both ends among them, evenly along the way the curve goes."""
-    if len(x) <= CURVE_POINTS:
-        return np.arange(len(x))
-    way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    nearest = np.searchsorted(way, np.linspace(0, way[-1], CURVE_POINTS), side="left").clip(0, len(x) - 1)
-    nearest[-1] = len(x) - 1
-    return np.unique(nearest)
+    classes = list(enumerate(label_names))
+    drawn = classes[-1:] if len(classes) == 2 else classes  # noqa: PLR2004 - one curve tells all of two classes
+    return ranking.curves([(name, labels == place, probabilities[:, place]) for place, name in drawn])

@@ -211,6 +211,11 @@ def _empty_encoder(folder: Path, config: Any) -> Any:
         return AutoModel.from_config(config, attn_implementation="eager")
 
 
+def encoder_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the weights of the encoder in a folder, without a head."""
+    return tuple(name for name, _ in _empty_encoder(folder, _load_config(folder)).named_parameters())
+
+
 def _is_encoder(config: Any) -> bool:
     """Return whether the architecture fills in masked words (no decoder does) and can classify."""
     from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification

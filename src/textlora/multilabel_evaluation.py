@@ -16,9 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import metrics, multilabel_metrics, tfidf, thresholds
+from textlora import metrics, multilabel_metrics, paired, tfidf, thresholds
+from textlora.paired import Difference
+from textlora.resampling import Units
 from textlora.tasks import Decisions, Floats, above_thresholds, label_matrix
-from textlora.types import Baseline, Curve, Interval, LabelErrors, Split
+from textlora.types import Baseline, Curve, LabelErrors, Split
 
 NO_LABEL = "(no label)"
 """Stands in the place of labels where there are none."""
@@ -79,9 +81,24 @@ class MultiLabelJudged:
 
     def scores(self, resamples: int, seed: int) -> metrics.Scores:
         """Return all figures with intervals."""
-        return multilabel_metrics.bootstrap(
-            self.truth, self.chosen, self.probabilities, label_names=self.label_names, resamples=resamples, seed=seed
-        )
+        return multilabel_metrics.scores(
+            self.truth, self.chosen, self.probabilities,
+            label_names=self.label_names, units=self.units, resamples=resamples, seed=seed,
+        )  # fmt: skip
+
+    @cached_property
+    def units(self) -> Units:
+        """Which rows resemble each other."""
+        return Units.of_split(self.rows)
+
+    @property
+    def memberships(self) -> dict[str, NDArray[np.bool_]]:
+        """Which rows (N,) have each label."""
+        return dict(zip(self.label_names, self.truth.T, strict=True))
+
+    def points(self) -> dict[str, float]:
+        """Return all figures over all labels, without intervals."""
+        return multilabel_metrics.point_scores(self.truth, self.chosen, self.probabilities)
 
     def curves(self) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
         """Return ROC and precision-recall curves of the labels."""
@@ -119,9 +136,11 @@ class MultiLabelJudged:
         )
         return [had, given, self.probabilities[block].max(axis=1)]
 
-    def ahead_of(self, other: MultiLabelJudged, resamples: int, seed: int) -> Interval:
-        """Return by how much the macro F1 exceeds another's on the same rows, with its 95 % interval."""
-        return multilabel_metrics.advantage(self.truth, self.chosen, other.chosen, resamples=resamples, seed=seed)
+    def ahead_of(self, other: MultiLabelJudged, resamples: int, seed: int) -> Difference:
+        """Return by how much the macro F1 exceeds another's on the same rows."""
+        return paired.f1_difference(
+            self.truth, self.chosen, other.chosen, units=self.units, resamples=resamples, seed=seed
+        )
 
 
 Fitted = tuple[str, Floats, Floats]
@@ -152,8 +171,8 @@ def baselines(
             judged.rows, judged.label_names, probabilities, above_thresholds(probabilities, cuts), cuts
         )
         seconds = time.perf_counter() - started
-        scores = theirs.scores(resamples, seed).metrics
-        found.append(Baseline(name, description, scores, seconds, judged.ahead_of(theirs, resamples, seed)))
+        scores, ahead = theirs.scores(resamples, seed).metrics, judged.ahead_of(theirs, resamples, seed)
+        found.append(Baseline(name, description, scores, seconds, ahead.interval, ahead.p_value))
     return tuple(found)
 
 

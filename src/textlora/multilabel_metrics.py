@@ -1,7 +1,9 @@
-"""Scores of multi-label decisions in plain numpy, each with a 95 % bootstrap interval.
+"""Scores of multi-label decisions in plain numpy, each with a 95 % interval.
 
 Letters in shapes: N rows, C classes, B resamples worked on together. They equal scikit-learn's with
-``zero_division=0``; the bootstrap draws N of the N rows with replacement, as ``metrics`` does.
+``zero_division=0``. What is a share (of rows, or of answers) has a closed interval, see ``intervals``;
+the others have one from the bootstrap, see ``resampling``. The answers of a row belong together:
+where a share counts answers, its effective number of answers is estimated from the rows.
 
 Micro scores count all (row, label) pairs together, so that frequent labels weigh more; macro scores
 are the plain mean over the labels. Hamming loss is the share of pairs that are wrong; subset accuracy
@@ -10,15 +12,18 @@ are the plain mean over the labels. Hamming loss is the share of pairs that are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textlora import metrics, thresholds
-from textlora.metrics import Floats, Scores
-from textlora.types import ClassScores, Curve, Interval
+from textlora import intervals, metrics, ranking, thresholds
+from textlora.confusion import Floats, ratios
+from textlora.metrics import Scores
+from textlora.ranking import Ranking
+from textlora.resampling import RESAMPLES, Units, collect
+from textlora.types import Curve, Interval
 
 Decisions = NDArray[np.bool_]
 
@@ -62,7 +67,7 @@ def point_scores(truth: Decisions, chosen: Decisions, probabilities: Floats) -> 
     """
     weights = np.ones((1, len(truth)))
     values = _overall(_Pairs.of(truth, chosen, probabilities), weights)
-    values |= _ranked(_rankings(truth, probabilities), weights)
+    values |= ranking.mean_scores(_rankings(truth, probabilities), weights)
     return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
 
 
@@ -78,22 +83,24 @@ def validation_scores(truth: Decisions, probabilities: Floats) -> dict[str, floa
     return {name: float(scores[name][0]) for name in ("accuracy", "f1_macro", "f1_micro")}
 
 
-def bootstrap(
+def scores(  # noqa: PLR0913 - the rows, their units, and two switches with defaults
     truth: Decisions,
     chosen: Decisions,
     probabilities: Floats,
     *,
     label_names: Sequence[str],
-    resamples: int = metrics.RESAMPLES,
+    units: Units | None = None,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Scores:
-    """Score multi-label decisions, every figure with its 95 % percentile interval.
+    """Score multi-label decisions, every figure with its 95 % interval.
 
     Args:
         truth: (N, C), at least one row.
         chosen: (N, C).
         probabilities: (N, C) in the order of ``label_names``.
         label_names: C names.
+        units: which rows resemble each other and are drawn together; without it each is its own.
         resamples: how many times the rows are drawn again.
         seed: same seed, same intervals.
 
@@ -101,38 +108,33 @@ def bootstrap(
         Scores over all classes and per class. A resample in which a score is undefined does not
         count towards that score's interval.
     """
+    drawn_units = (units or Units(len(truth))).judged((truth == chosen).all(axis=1))
     pairs, rankings = _Pairs.of(truth, chosen, probabilities), _rankings(truth, probabilities)
-    drawn = metrics._collect(
-        {**_overall(pairs, block), **_per_class(pairs, block), **_ranked(rankings, block)}
-        for block in _blocks(len(truth), resamples, seed)
+    drawn = collect(
+        {**_overall(pairs, block), **ranking.mean_scores(rankings, block)}
+        for block in drawn_units.weights(resamples, seed)
     )
-    values = point_scores(truth, chosen, probabilities)
-    figures = {name: metrics._interval(value, drawn[name]) for name, value in values.items()}
-    return Scores(figures, _class_scores(pairs, drawn, label_names))
+    shares = metrics.class_shares(zip(truth.T, chosen.T, strict=True), drawn_units)
+    doubts = {**metrics.macro_doubts(shares), **ranking.doubts(rankings, drawn_units)}
+    figures = {
+        name: drawn_units.interval(value, drawn[name], bounds=metrics.bounds_of(name), doubt=doubts.get(name))
+        for name, value in point_scores(truth, chosen, probabilities).items()
+    }
+    figures |= _closed(truth, chosen, drawn_units)
+    return Scores(figures, metrics.class_scores(label_names, shares, truth.sum(axis=0)))
 
 
-def advantage(
-    truth: Decisions, ours: Decisions, theirs: Decisions, *, resamples: int = metrics.RESAMPLES, seed: int = 0
-) -> Interval:
-    """Return by how much our macro F1 exceeds theirs on the same rows, with its 95 % interval.
-
-    Both are judged on the same resampled rows, so that rows that are hard for both do not blur the difference.
-
-    Args:
-        truth: (N, C), the labels that the rows have.
-        ours: (N, C), the labels that we give.
-        theirs: (N, C), the labels that they give.
-        resamples: how many times the rows are drawn again.
-        seed: same seed, same interval.
-    """
-    pairs = [_Pairs.of(truth, chosen, truth.astype(float)) for chosen in (ours, theirs)]
-
-    def difference(weights: Floats) -> Floats:
-        first, second = (_per_class(each, weights)["f1"].mean(axis=1) for each in pairs)
-        return np.asarray(first - second)
-
-    drawn = np.concatenate([difference(block) for block in _blocks(len(truth), resamples, seed)])
-    return metrics._interval(float(difference(np.ones((1, len(truth))))[0]), drawn)
+def _closed(truth: Decisions, chosen: Decisions, units: Units) -> dict[str, Interval]:
+    """Return the scores that are shares of rows or of answers."""
+    hits, given, had = ((counts).sum(axis=1) for counts in (truth & chosen, chosen, truth))
+    answers = np.full(len(truth), truth.shape[1])
+    return {
+        "accuracy": units.ratio((truth == chosen).all(axis=1), np.ones(len(truth))),
+        "hamming_loss": units.ratio((truth != chosen).sum(axis=1), answers),
+        "precision_micro": units.ratio(hits, given),
+        "recall_micro": units.ratio(hits, had),
+        "f1_micro": intervals.f1_from_overlap(units.ratio(hits, given + had - hits)),
+    }
 
 
 def confusions(truth: Decisions, chosen: Decisions) -> NDArray[np.int64]:
@@ -145,75 +147,27 @@ def curves(
     truth: Decisions, probabilities: Floats, *, label_names: Sequence[str]
 ) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
     """Return the ROC and the precision-recall curve of each class that has rows with and without it."""
-    roc: list[Curve] = []
-    precision_recall: list[Curve] = []
-    for place, name in enumerate(label_names):
-        data = truth[:, place], probabilities[:, place]
-        if 0 < data[0].sum() < len(truth):
-            roc.append(metrics._curve(name, metrics.roc_points, metrics._area_under_roc, data))
-            precision_recall.append(
-                metrics._curve(name, metrics.precision_recall_points, metrics._average_precision, data)
-            )
-    return tuple(roc), tuple(precision_recall)
+    return ranking.curves(list(zip(label_names, truth.T, probabilities.T, strict=True)))
 
 
-def _blocks(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
-    return metrics._resampled_weights(rows, resamples, seed)
-
-
-def _per_class(pairs: _Pairs, weights: Floats) -> dict[str, Floats]:
-    """Return ``precision``, ``recall`` and ``f1`` (B, C) for row weights (B, N)."""
-    hits, given, had = (weights @ counts for counts in (pairs.hits, pairs.given, pairs.had))
-    return _ratios(hits, given, had)
-
-
-def _ratios(hits: Floats, given: Floats, had: Floats) -> dict[str, Floats]:
-    return {
-        "precision": metrics._ratio(hits, given),
-        "recall": metrics._ratio(hits, had),
-        "f1": metrics._ratio(2 * hits, given + had),
-    }
+def per_class(hits: Floats, given: Floats, had: Floats, weights: Floats) -> dict[str, Floats]:
+    """Return ``precision``, ``recall`` and ``f1`` (B, C) for row weights (B, N) from what each row has (N, C)."""
+    return ratios(weights @ hits, weights @ given, weights @ had)
 
 
 def _overall(pairs: _Pairs, weights: Floats) -> dict[str, Floats]:
     """Return the scores over all classes (B,) for row weights (B, N)."""
     hits, given, had = (weights @ counts for counts in (pairs.hits, pairs.given, pairs.had))
     right, wrong, loss = (weights @ pairs.rows / weights.sum(axis=1, keepdims=True)).T
-    micro = _ratios(hits.sum(axis=1), given.sum(axis=1), had.sum(axis=1))
+    micro = ratios(hits.sum(axis=1), given.sum(axis=1), had.sum(axis=1))
     return {
         "accuracy": right,
         "hamming_loss": wrong,
         **{f"{name}_micro": values for name, values in micro.items()},
-        **{f"{name}_macro": values.mean(axis=1) for name, values in _ratios(hits, given, had).items()},
+        **{f"{name}_macro": values.mean(axis=1) for name, values in ratios(hits, given, had).items()},
         "log_loss": loss,
     }
 
 
-def _rankings(truth: Decisions, probabilities: Floats) -> list[metrics._Ranking]:
-    return [metrics._ranking(truth[:, place], probabilities[:, place]) for place in range(truth.shape[1])]
-
-
-def _ranked(rankings: Sequence[metrics._Ranking], weights: Floats) -> dict[str, Floats]:
-    counts = [ranking.accumulate(weights) for ranking in rankings]
-    return {
-        "roc_auc": metrics._mean_defined(np.stack([metrics._area_under_roc(*pair) for pair in counts])),
-        "average_precision": metrics._mean_defined(np.stack([metrics._average_precision(*pair) for pair in counts])),
-    }
-
-
-def _class_scores(pairs: _Pairs, drawn: Mapping[str, Floats], label_names: Sequence[str]) -> tuple[ClassScores, ...]:
-    single = _per_class(pairs, np.ones((1, len(pairs.hits))))
-
-    def figure(name: str, place: int) -> Interval:
-        return metrics._interval(float(single[name][0, place]), drawn[name][:, place])
-
-    return tuple(
-        ClassScores(
-            label,
-            figure("precision", place),
-            figure("recall", place),
-            figure("f1", place),
-            int(pairs.had[:, place].sum()),
-        )
-        for place, label in enumerate(label_names)
-    )
+def _rankings(truth: Decisions, probabilities: Floats) -> list[Ranking]:
+    return [Ranking.of(truth[:, place], probabilities[:, place]) for place in range(truth.shape[1])]

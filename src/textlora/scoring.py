@@ -34,6 +34,7 @@ class ScoredFile:
         without_text: rows kept with an empty prediction, since their text is missing.
         quarantined: broken lines, which are in ``quarantine`` instead.
         truncated: scored rows whose text was cut.
+        not_sure: scored rows that the classifier abstains from; None where it never does.
         quarantine: where the broken lines are, if there were any.
     """
 
@@ -44,6 +45,7 @@ class ScoredFile:
     quarantined: int
     truncated: int
     quarantine: Path | None
+    not_sure: int | None = None
 
 
 class _Writer(Protocol):
@@ -76,7 +78,7 @@ def score_file(
     """
     table = open_table(source, encoding=encoding)
     column = _text_column(table, classifier.bundle.text_column, text)
-    added = added_columns(classifier.label_names)
+    added = added_columns(classifier.label_names, sets=classifier.bundle.abstention is not None)
     _check_output(table, out, added)
     storage.make_folder(out.parent)
     counts = _Counts()
@@ -86,7 +88,16 @@ def score_file(
             if progress:
                 progress(counts.done, 0)
     quarantine = _write_quarantine(out, counts.bad)
-    return ScoredFile(out, column, counts.scored, counts.without_text, len(counts.bad), counts.truncated, quarantine)
+    return ScoredFile(
+        out,
+        column,
+        counts.scored,
+        counts.without_text,
+        len(counts.bad),
+        counts.truncated,
+        quarantine,
+        counts.not_sure if classifier.bundle.abstention else None,
+    )
 
 
 class _Counts:
@@ -94,6 +105,7 @@ class _Counts:
         self.scored = 0
         self.without_text = 0
         self.truncated = 0
+        self.not_sure = 0
         self.bad: list[BadRow] = []
 
     @property
@@ -101,9 +113,14 @@ class _Counts:
         return self.scored + self.without_text + len(self.bad)
 
 
-def added_columns(label_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the columns that scoring adds."""
-    return ("prediction", "probability", *(f"probability_{name}" for name in label_names), "truncated")
+NOT_SURE, POSSIBLE = "not_sure", "possible_labels"
+"""Columns of a classifier with an error rate."""
+
+
+def added_columns(label_names: Sequence[str], *, sets: bool = False) -> tuple[str, ...]:
+    """Return the names of the columns that scoring adds; ``sets`` with those of a classifier with an error rate."""
+    probabilities = (f"probability_{name}" for name in label_names)
+    return ("prediction", "probability", *((NOT_SURE, POSSIBLE) if sets else ()), *probabilities, "truncated")
 
 
 def _text_column(table: Table, known: str, text: str | None) -> str:
@@ -148,20 +165,25 @@ def _scored(classifier: Classifier, rows: Sequence[Row], column: int, counts: _C
     counts.scored += len(found)
     counts.without_text += len(rows) - len(found)
     counts.truncated += sum(prediction.truncated for prediction in found)
-    width = len(added_columns(classifier.label_names))
-    several = _gives_several(classifier)
-    return [[*row.values, *_cells(predictions.get(index), width, several=several)] for index, row in enumerate(rows)]
+    counts.not_sure += sum(prediction.abstains for prediction in found)
+    sets, several = classifier.bundle.abstention is not None, _gives_several(classifier)
+    width = len(added_columns(classifier.label_names, sets=sets))
+    return [
+        [*row.values, *_cells(predictions.get(index), width, several=several, sets=sets)]
+        for index, row in enumerate(rows)
+    ]
 
 
 def _gives_several(classifier: Classifier) -> bool:
     return classifier.bundle.task == "multi_label"
 
 
-def _cells(prediction: Prediction | None, width: int, *, several: bool) -> list[Any]:
+def _cells(prediction: Prediction | None, width: int, *, several: bool, sets: bool) -> list[Any]:
     if prediction is None:
         return [None] * width
     given = list(prediction.labels) if several else prediction.label
-    return [given, prediction.probability, *prediction.probabilities.values(), prediction.truncated]
+    doubt = [prediction.abstains, list(prediction.labels)] if sets else []
+    return [given, prediction.probability, *doubt, *prediction.probabilities.values(), prediction.truncated]
 
 
 @contextmanager
@@ -226,6 +248,8 @@ def _schema(table: Table, source: Path, added: Sequence[str], *, several: bool) 
         kinds = _json_kinds(table) if table.format == "jsonl" else {}
         inputs = [pa.field(name, _arrow_type(pa, kinds.get(name, {str}))) for name in table.columns]
     types = {added[0]: pa.list_(pa.string()) if several else pa.string(), added[-1]: pa.bool_()}
+    if NOT_SURE in added:
+        types |= {NOT_SURE: pa.bool_(), POSSIBLE: pa.list_(pa.string())}
     outputs = [pa.field(name, types.get(name, pa.float64())) for name in added]
     return pa.schema([*inputs, *outputs])
 

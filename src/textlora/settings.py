@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from textlora import goals
 from textlora.errors import UsageError, did_you_mean
 
 LEAST_SIMILARITY = 0.5
@@ -214,9 +215,38 @@ class QuantizationSettings(Section):
 class LimitSettings(Section):
     """What the job may take; the planner keeps below it."""
 
-    memory_gb: float | None = Field(None, gt=0, description="Peak memory in GB (--memory-limit 4GB).")
+    memory_gb: float | None = Field(
+        None, gt=0, description="Peak memory in GB (--memory-limit 4GB); with a CUDA GPU of its own memory."
+    )
     minutes: float | None = Field(None, gt=0, description="Minutes from training to report (--time-limit 20m).")
     disk_gb: float | None = Field(None, gt=0, description="Space on the disk in GB (--disk-limit 2GB).")
+
+
+class DecisionSettings(Section):
+    """What probabilities mean, and what is made of them."""
+
+    calibrate: bool = Field(
+        True, description="Fit a temperature on the validation rows, and keep it where it makes probabilities truer."
+    )
+    goal: str | None = Field(
+        None,
+        description="What the threshold of two labels, or of each label in multi-label data, is fitted for: accuracy, f1, recall@precision=0.95, precision@recall=0.9 or cost:FP=1,FN=5.",
+    )
+    positive: str | None = Field(
+        None, min_length=1, description="Which of two labels precision, recall and costs are about."
+    )
+    error_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description="Say 'not sure' where labels cannot be ruled out at this rate of errors (split conformal sets).",
+    )
+
+    @field_validator("goal")
+    @classmethod
+    def refuse_other_goals(cls, value: str | None) -> str | None:
+        """Refuse what is no goal."""
+        return value if value is None else str(goals.parse(value))
 
 
 class Settings(Section):
@@ -235,6 +265,7 @@ class Settings(Section):
     compute: ComputeSettings = ComputeSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     limits: LimitSettings = LimitSettings()
+    decision: DecisionSettings = DecisionSettings()
 
 
 def setting_names() -> list[str]:
@@ -279,6 +310,9 @@ NONE_MEANS = {
     "limits.memory_gb": "none",
     "limits.minutes": "none",
     "limits.disk_gb": "none",
+    "decision.goal": "accuracy; multi-label: f1",
+    "decision.positive": "the last one",
+    "decision.error_rate": "off",
 }
 
 

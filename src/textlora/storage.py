@@ -37,6 +37,19 @@ REPORT_HTML = "report.html"
 REPORT_MARKDOWN = "report.md"
 MODEL_CARD = "model_card.md"
 EXPORT = "export"
+SEEDS = "seeds.json"
+# Folder with a training for each seed.
+SEED_RUNS = "seeds"
+FOLDS = "folds.json"
+OUT_OF_FOLD = "out_of_fold.parquet"
+# Folder with a training for each fold, while they are under way.
+FOLD_RUNS = "folds"
+TRIALS = "trials.json"
+TRIALS_HTML = "trials.html"
+TRIALS_MARKDOWN = "trials.md"
+BEST_PLAN = "best_plan.toml"
+# Folder with the training of the trial that is under way.
+TRIAL_RUNS = "trials"
 # Folder in the cache.
 PREFIX_CACHE = "prefix"
 

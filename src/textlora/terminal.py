@@ -30,6 +30,7 @@ from rich.text import Text
 
 from textlora import memory
 from textlora.errors import TextloraWarning
+from textlora.slices import title
 from textlora.types import (
     Dataset,
     Drift,
@@ -45,6 +46,7 @@ from textlora.types import (
 
 if TYPE_CHECKING:
     from textlora.doctor import Examination
+    from textlora.redeciding import Decided
 
 # A plain log line at most so often, when standard error is no terminal.
 PLAIN_SECONDS = 10.0
@@ -132,6 +134,10 @@ class Reporter:
         self._spoken = 0.0
         self._expected: dict[str, float] = {}
 
+    def expect_seconds(self, stage: str, seconds: float) -> None:
+        """Take somebody's word for how long a stage takes, until there is something measured."""
+        self._expected[stage] = seconds
+
     def expect(self, estimate: Estimate) -> None:
         """Take the plan's word for how long training takes, until there is something measured."""
         terms = estimate.seconds_by_term
@@ -139,7 +145,11 @@ class Reporter:
             terms.get(name, 0.0) for name in ("adapted layers", "kernels", "dequantizing", "optimiser", "validation")
         ]
         if sum(whole):
-            self._expected["train"] = sum(whole)
+            self.expect_stage("train", sum(whole))
+
+    def expect_stage(self, stage: str, seconds: float) -> None:
+        """Take a plan's word for how long a stage takes, until there is something measured."""
+        self._expected[stage] = seconds
 
     @contextmanager
     def live(self) -> Iterator[Reporter]:
@@ -242,11 +252,14 @@ def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console
         f"  {estimate.trainable_parameters:,} of {estimate.total_parameters:,} parameters are trained "
         f"({100 * estimate.trainable_parameters / estimate.total_parameters:.1f} %), {estimate.steps:,} steps."
     )
+    gpu = f"{estimate.gpu_memory_gb:.1f} GB of GPU memory, " if estimate.gpu_memory_gb else ""
     console.print(
         f"  Estimate: {duration(estimate.train_seconds)} to train, {duration(estimate.evaluate_seconds)} to evaluate, "
-        f"{estimate.memory_gb:.1f} GB of memory, {estimate.disk_gb:.2f} GB of disk"
+        f"{estimate.memory_gb:.1f} GB of memory, {gpu}{estimate.disk_gb:.2f} GB of disk"
         f"{'' if estimate.rehearsed else ' (roughly: measured for longer jobs)'}."
     )
+    if estimate.disturbed:
+        console.print("  ! The machine is busy: other work ran while this was measured, so times may be off.")
     if plan.alternatives:
         _show_terms(plan, console)
         _show_alternatives(plan, console)
@@ -255,26 +268,38 @@ def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console
 def _show_terms(plan: Plan, console: Console) -> None:
     """Print what each part takes, and what is free."""
     estimate = plan.estimate
-    table = _table("memory", "GB", "time", "", "disk", "GB")
-    columns = [
-        [(name, f"{value:.2f}") for name, value in estimate.memory_by_term.items()],
-        [(name, duration(value)) for name, value in estimate.seconds_by_term.items()],
-        [(name, f"{value:.3f}") for name, value in estimate.disk_by_term.items()],
-    ]
-    for row in itertools.zip_longest(*columns, fillvalue=("", "")):
+    memory = [(name, f"{value:.2f}") for name, value in estimate.memory_by_term.items()]
+    columns = {
+        ("memory", "GB"): [*memory, ("free now", f"{plan.machine.available_memory_gb:.2f}")],
+        ("GPU memory", "GB"): _gpu_terms(plan),
+        ("time", ""): [(name, duration(value)) for name, value in estimate.seconds_by_term.items()],
+        ("disk", "GB"): [(name, f"{value:.3f}") for name, value in estimate.disk_by_term.items()],
+    }
+    columns = {head: cells for head, cells in columns.items() if cells}
+    table = _table(*itertools.chain.from_iterable(columns))
+    for row in itertools.zip_longest(*columns.values(), fillvalue=("", "")):
         table.add_row(*(Text(cell) for pair in row for cell in pair))
-    table.add_row("free now", f"{plan.machine.available_memory_gb:.2f}")
     console.print(table)
+
+
+def _gpu_terms(plan: Plan) -> list[tuple[str, str]]:
+    """Return name and GB of what a CUDA GPU holds, and what is free there; nothing without one."""
+    terms, machine = plan.estimate.gpu_memory_by_term, plan.machine
+    if not terms:
+        return []
+    free = machine.gpu_available_memory_gb or machine.gpu_memory_gb or 0.0
+    return [*((name, f"{value:.2f}") for name, value in terms.items()), ("free now", f"{free:.2f}")]
 
 
 def _show_alternatives(plan: Plan, console: Console) -> None:
     """Print what else could be trained on the same data, side by side."""
-    table = _table("alternative", "trained", "weights", "memory", "time", "disk", "choose it with")
+    memory = "GPU memory" if plan.estimate.gpu_memory_gb else "memory"
+    table = _table("alternative", "trained", "weights", memory, "time", "disk", "choose it with")
     for other in plan.alternatives:
         found = other.estimate
         table.add_row(
-            Text(other.name), f"{found.trainable_parameters / 1e6:.1f} M", f"{1e3 * found.memory_by_term['weights']:.0f} MB",
-            f"{found.memory_gb:.2f} GB", duration(found.seconds), f"{found.disk_gb:.2f} GB",
+            Text(other.name), f"{found.trainable_parameters / 1e6:.1f} M", f"{1e3 * found.weights_gb:.0f} MB",
+            f"{found.gpu_memory_gb or found.memory_gb:.2f} GB", duration(found.seconds), f"{found.disk_gb:.2f} GB",
             Text(other.how or "not in textlora"),
         )  # fmt: skip
     console.print(table)
@@ -293,7 +318,7 @@ def show_run(run: Run, console: Console) -> None:
     )
     console.print(
         f"  {run.epochs:g} epochs, {run.steps:,} steps in {duration(run.seconds)}, {run.tokens_per_second:,.0f} tokens/s, "
-        f"peak memory {run.peak_memory_gb:.2f} GB"
+        f"peak memory {_peaks(run.peak_memory_gb, run.peak_gpu_memory_gb)}"
     )
     console.print(
         f"  training loss {run.final_training_loss:.3f} at the end (mean {run.mean_training_loss:.3f}); "
@@ -301,14 +326,38 @@ def show_run(run: Run, console: Console) -> None:
     )
     if run.predicted_memory_gb:
         console.print(
-            f"  predicted {duration(run.predicted_seconds)} and {run.predicted_memory_gb:.2f} GB; "
-            f"it took {duration(run.stage_seconds)} with loading and saving, and {run.peak_memory_gb:.2f} GB"
+            f"  predicted {duration(run.predicted_seconds)} and {_peaks(run.predicted_memory_gb, run.predicted_gpu_memory_gb)}; "
+            f"it took {duration(run.stage_seconds)} with loading and saving, and {_peaks(run.peak_memory_gb, run.peak_gpu_memory_gb)}"
         )
     for event in run.memory_events:
         console.print(Text(f"  ! {memory.describe(event)}"))
     console.print(f"  reloaded in a fresh process: logits differ by {run.reload_difference:.1g}")
     if run.drift:
         console.print(f"  over full-precision base weights, as merged: {run.drift}")
+
+
+def show_decided(decided: Decided, console: Console) -> None:
+    """Print what was fitted on the validation rows, and what it comes to."""
+    from textlora.deciding import telling
+
+    _heading(console, "Decision", str(decided.folder))
+    console.print(Text(f"  {telling.calibration_told(decided.calibration)}"))
+    if decided.decision:
+        console.print(Text(f"  {telling.decision_told(decided.decision)}"))
+    if decided.thresholds:
+        cuts = ", ".join(f"{name} {cut:.3f}" for name, cut in decided.thresholds.items())
+        console.print(Text(f"  thresholds for {decided.thresholds_goal}: {cuts}"))
+    if decided.abstention:
+        console.print(Text(f"  {telling.abstention_told(decided.abstention)}"))
+    if decided.evaluation:
+        show_evaluation(decided.evaluation, console)
+    if decided.report:
+        _heading(console, "Report", str(decided.report))
+
+
+def _peaks(host: float, gpu: float) -> str:
+    """Return ``1.93 GB``, or ``1.93 GB, 4.10 GB on the GPU``."""
+    return f"{host:.2f} GB" + (f", {gpu:.2f} GB on the GPU" if gpu else "")
 
 
 METRIC_NAMES = {
@@ -339,21 +388,31 @@ MULTI_LABEL_NAMES = {
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores with intervals, and the baselines beside them."""
-    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows, 95 % intervals")
+    drawn = f" in {evaluation.groups:,} groups" if evaluation.groups > 1 else ""
+    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows{drawn}, 95 % intervals")
     leak = evaluation.leakage
     columns = [(baseline.name, baseline.metrics) for baseline in evaluation.baselines]
     if leak:
         columns.insert(0, ("without leaked rows", leak.others))
     table = _table("", "this model", *(name for name, _ in columns))
     names = MULTI_LABEL_NAMES if evaluation.task == "multi_label" else METRIC_NAMES
-    for name, title in names.items():
+    for name, shown in names.items():
         if name in evaluation.metrics:
-            table.add_row(title, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
+            table.add_row(shown, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
     console.print(table)
     if leak:
         console.print(
             f"  {leak.rows:,} of the rows are near-duplicates of training rows ({percent(leak.accuracy)} of them right)."
         )
+    if evaluation.trust:
+        from textlora.deciding import telling
+
+        for line in telling.lines(evaluation.trust, several=evaluation.task == "multi_label"):
+            console.print(Text(f"  {line}"))
+    for part in evaluation.parts:
+        if part.verdict == "worse":
+            shown = f"  ! worse than the rest: {title(part)}, {percent(part.accuracy)} right of {part.rows:,} rows"
+            console.print(Text(shown))
 
 
 def _figure(interval: Interval | None) -> str:
@@ -375,7 +434,15 @@ def show_predictions(
     for text, prediction, head in zip(texts, predictions, heads, strict=True):
         cut = "  (truncated)" if prediction.truncated else ""
         probability = "" if several else f"{prediction.probability:.3f}  "
-        console.print(Text(f"{head:<{width}}  {probability}{_short(text, PASSAGE)}{cut}"))
+        console.print(Text(f"{head:<{width}}  {probability}{_short(text, PASSAGE)}{cut}{_doubt(prediction)}"))
+
+
+def _doubt(prediction: Prediction) -> str:
+    """Return ``  (not sure: negative or positive)`` where the classifier abstains."""
+    if not prediction.abstains:
+        return ""
+    left = dict.fromkeys((prediction.label, *prediction.labels)) if prediction.labels else ["no label fits"]
+    return f"  (not sure: {' or '.join(left)})"
 
 
 def _labels_given(prediction: Prediction) -> str:
@@ -414,7 +481,7 @@ def show_explanations(
         if console.is_terminal:
             cut = "  (truncated)" if prediction.truncated else ""
             head = _labels_given(prediction) if several else f"{explained.label}  {explained.probability:.3f}"
-            console.print(Text(f"{head}{cut}", style="bold"))
+            console.print(Text(f"{head}{cut}{_doubt(prediction)}", style="bold"))
             console.print(
                 Text.assemble(*((piece, STYLES[level]) for piece, level in marked(explained.text, explained.spans)))
             )

@@ -155,6 +155,24 @@ class TextTokenizer:
         return len(self._prefix) + len(self._suffix)
 
     @property
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a text."""
+        return self._prefix, self._suffix
+
+    @property
+    def mask_id(self) -> int | None:
+        """Id that stands for a token to be guessed, or None where the tokenizer has none."""
+        found = self.tokenizer.mask_token_id
+        return None if found is None else int(found)
+
+    def whole(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Yield all ids of each text, however long it is, without special tokens."""
+        parts = [list(_parts(text)) for text in texts]
+        encoded = self._raw_ids([part for own in parts for part in own], None)
+        for own in parts:
+            yield [found for _ in own for found in next(encoded)]
+
+    @property
     def _most_characters(self) -> int:
         return max(MAX_CHARACTERS, CHARACTERS_PER_TOKEN * self.policy.whole(self.specials))
 
@@ -191,6 +209,18 @@ class SavedTokenizer:
         """Write the files as they were read."""
         for name, content in self._files.items():
             (folder / name).write_bytes(content)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield a text in parts that can be tokenized at once, cut where words end."""
+    start = 0
+    while len(text) - start > MAX_CHARACTERS:
+        end = start + MAX_CHARACTERS
+        space = text.rfind(" ", start, end)
+        end = space if space > start else end
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _tame(text: str, most: int) -> str:

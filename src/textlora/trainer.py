@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -176,11 +178,62 @@ class SealedTrainer(Trainer):
                 self.on_sealed()
 
 
-class MicroBatchTrainer(SealedTrainer):
-    """Trainer whose step walks over micro-batches cut by a token budget.
+class BudgetTrainer(SealedTrainer):
+    """Trainer whose step adds up the gradients of micro-batches cut by a token budget.
 
     When memory runs out inside a step, its gradients are discarded and it is taken again from the same
-    weights in smaller micro-batches; a validation batch is computed again. A ``Collator`` is needed.
+    weights in smaller micro-batches.
+    """
+
+    budget: Budget
+    shortage_hint: str = LESS
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Add up the gradients of the step's micro-batches; return the loss of the whole step."""
+        step = self.state.global_step + 1
+        self._begin(step, inputs)
+        randomness = _Randomness(self.args.device)
+
+        def undo() -> None:
+            # No gradient has reached the optimizer or fp16's scaler yet: both look at them after the step.
+            model.zero_grad()
+            randomness.restore()
+
+        loss = self.budget.run(
+            lambda under_way: self._step(model, inputs, num_items_in_batch, under_way),
+            stage="training",
+            step=step,
+            undo=undo,
+            hint=self.shortage_hint,
+        )
+        return self._finite(loss)
+
+    def _begin(self, step: int, inputs: dict[str, Any]) -> None:
+        """Do what a step needs once, however often it is taken again."""
+
+    def _step(self, model: Any, inputs: dict[str, Any], items: Any, under_way: Pass) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _add_up(
+        self, model: Any, batches: Sequence[dict[str, Any]], loss_of: Callable[[dict[str, Any]], torch.Tensor]
+    ) -> torch.Tensor:
+        """Add up the gradients of the micro-batches' losses, and return the sum of these."""
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(batches, start=1):
+            # Several processes exchange gradients once a step, after the last micro-batch.
+            last = number == len(batches)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = loss_of(batch)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+
+class MicroBatchTrainer(BudgetTrainer):
+    """Trainer of a classifier whose step walks over micro-batches; a ``Collator`` is needed.
+
+    When memory runs out in a validation batch, it is computed again.
     """
 
     loss = Loss()
@@ -191,7 +244,7 @@ class MicroBatchTrainer(SealedTrainer):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.collator: Collator = self.data_collator
-        self.shortage_hint = LESS
+        self.budget = self.collator.budget
         self._head = HeadDropout(self.model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -205,48 +258,26 @@ class MicroBatchTrainer(SealedTrainer):
         loss = (self.loss if model.training else self.loss.plain).mean(outputs.logits.float(), inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Add up the gradients of the step's micro-batches; return the loss of the whole step."""
-        step = self.state.global_step + 1
+    def _begin(self, step: int, inputs: dict[str, Any]) -> None:
         self._head.begin(f"{self.args.seed} {step} {self.args.process_index}", len(inputs["labels"]))
-        randomness = _Randomness(self.args.device)
-
-        def undo() -> None:
-            # No gradient has reached the optimizer or fp16's scaler yet: both look at them after the step.
-            model.zero_grad()
-            randomness.restore()
-
-        loss = self.collator.budget.run(
-            lambda under_way: self._step(model, inputs, num_items_in_batch, under_way),
-            stage="training",
-            step=step,
-            undo=undo,
-            hint=self.shortage_hint,
-        )
-        return self._finite(loss)
 
     def _step(self, model: Any, inputs: dict[str, Any], items: Any, under_way: Pass) -> torch.Tensor:
-        if self.collator.budget.tokens == 0:
+        if self.budget.tokens == 0:
             plain = _without_samples(inputs)
             under_way.holds(len(inputs["labels"]), _tokens(plain))
             with self._head.rows(torch.arange(len(inputs["labels"]))):
-                return super().training_step(model, plain, items)
+                # Trainer's own step, which takes the batch whole.
+                return super(BudgetTrainer, self).training_step(model, plain, items)
         model.train()
-        samples = inputs["samples"].samples
-        batches = list(self.collator.micro_batches(samples))
-        total = torch.zeros((), device=self.args.device)
         # Of the whole step: a micro-batch's own divisor would let its rows count by how the step was cut.
         divisor = self._divisor(inputs["labels"].to(self.args.device))
-        for number, batch in enumerate(batches, start=1):
+
+        def loss_of(batch: dict[str, Any]) -> torch.Tensor:
             under_way.holds(len(batch["labels"]), _tokens(batch))
-            # Several processes exchange gradients once a step, after the last micro-batch.
-            last = number == len(batches)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager(), self._head.rows(_row_of_each_window(batch)):
-                    loss = _summed_loss(model, self._prepare_inputs(batch), self.loss)[0] / divisor
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        return total
+            with self._head.rows(_row_of_each_window(batch)):
+                return _summed_loss(model, self._prepare_inputs(batch), self.loss)[0] / divisor
+
+        return self._add_up(model, list(self.collator.micro_batches(inputs["samples"].samples)), loss_of)
 
     def _divisor(self, labels: torch.Tensor) -> torch.Tensor:
         """Return the sum of the step's weights; its mean over the processes, whose gradients are averaged."""
@@ -257,7 +288,7 @@ class MicroBatchTrainer(SealedTrainer):
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Return mean plain loss, logits (B, C) and labels, in the order of the samples."""
-        return self.collator.budget.run(
+        return self.budget.run(
             lambda under_way: self._predicted(model, inputs, prediction_loss_only, ignore_keys, under_way),
             stage="validation",
             step=self.state.global_step,
@@ -267,7 +298,7 @@ class MicroBatchTrainer(SealedTrainer):
     def _predicted(
         self, model: Any, inputs: dict[str, Any], loss_only: bool, ignore_keys: list[str] | None, under_way: Pass
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        if self.collator.budget.tokens == 0:
+        if self.budget.tokens == 0:
             plain = _without_samples(inputs)
             under_way.holds(len(inputs["labels"]), _tokens(plain))
             whole: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -442,6 +473,8 @@ class Recorder(TrainerCallback):
             self._score = f"validation F1 {entry['eval_f1_macro']:.4f}"
         elif "eval_accuracy" in entry:
             self._score = f"validation accuracy {entry['eval_accuracy']:.4f}"
+        elif "eval_perplexity" in entry:  # masked words
+            self._score = f"validation perplexity {entry['eval_perplexity']:.2f}"
         # The gradient's norm is infinite in a step that fp16's scaler skips; JSON has no infinity.
         numbers = {
             name: float(value)
@@ -484,6 +517,28 @@ class StopRequest(TrainerCallback):
         if self.signal is not None and not float(state.epoch).is_integer() and state.global_step < state.max_steps:
             control.should_evaluate = False
             control.should_save = False
+
+
+@contextlib.contextmanager
+def stopping_at_signals(stop: StopRequest) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM finish the step and save; the second one acts at once."""
+    before: dict[int, Any] = {}
+
+    def request(number: int, _: FrameType | None) -> None:
+        stop.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, request)
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        pass
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 class MovedFolder(TrainerCallback):

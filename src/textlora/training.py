@@ -9,12 +9,12 @@ import platform
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,6 @@ from textlora import (
     planning,
     prefix,
     storage,
-    thresholds,
     token_store,
 )
 from textlora.backup import Backup
@@ -46,14 +45,15 @@ from textlora.classifier import (
     measure_drift,
     over_full_precision,
     reload_difference,
+    reload_difference_here,
 )
+from textlora.deciding import Unreached, fit_decision
 from textlora.encoder import EncoderSpec
-from textlora.errors import Interrupted, ResourceError, TrainingError, UsageError, did_you_mean
+from textlora.errors import Interrupted, ResourceError, TextloraWarning, TrainingError, UsageError, did_you_mean
 from textlora.losses import make_loss
 from textlora.memory import Budget
 from textlora.prefix import PrefixCache
 from textlora.sampling import BalancedSampler
-from textlora.tasks import label_matrix
 from textlora.tokenization import TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
     Clock,
@@ -65,6 +65,7 @@ from textlora.trainer import (
     Samples,
     StopRequest,
     scores_from,
+    stopping_at_signals,
 )
 from textlora.types import Bundle, Dataset, Drift, MemoryEvent, Plan, Run
 from textlora.windows import LengthPolicy
@@ -72,6 +73,7 @@ from textlora.windows import LengthPolicy
 # progress(stage, done, total, note)
 Progress = Callable[[str, int, int, str], None]
 LOG_ENTRIES = 50
+CACHED_SPLITS = ("train", "validation")
 # Texts compared after the reload: the longest and the first of the validation split.
 RELOAD_TEXTS = 8
 # The fresh process repeats the same arithmetic; on a GPU kernels may be chosen differently.
@@ -88,6 +90,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
     backup: Backup | None = None,
     progress: Progress | None = None,
     command: str = "",
+    passing: Passing | None = None,
 ) -> Run:
     """Fine-tune the plan's base model on the training split.
 
@@ -100,6 +103,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
             ``TextloraWarning``.
         progress: called with stage, steps done, steps in all and a short note.
         command: the command line that reproduces the run, for the report.
+        passing: for one of several trainings, which has no life of its own.
 
     Raises:
         UsageError: the plan belongs to other data, there is nothing to resume, or the backup is of
@@ -110,9 +114,11 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
     """
     allocation.keep_freed_memory()
+    hardware.watch_gpu_memory()
     planning.check_plan(plan, dataset)
     _check_trackers(plan.settings.tracking)
     job = _Job(plan, dataset, storage.make_folder(folder or dataset.folder), progress or _silent, backup)
+    job.passing = passing or job.passing
     job.take_from_backup(resume=resume)
     began = time.perf_counter()
     start = job.checkpoint_to_resume() if resume else None
@@ -127,6 +133,7 @@ def train(  # noqa: PLR0913 - what, where, from where on, and three ways to tell
         stage_seconds=time.perf_counter() - began,
         predicted_seconds=plan.estimate.train_seconds,
         predicted_memory_gb=plan.estimate.train_memory_gb,
+        predicted_gpu_memory_gb=plan.estimate.train_gpu_memory_gb,
     )
     storage.write_noun(job.folder / storage.RUN, run)
     # Of use to a resume only.
@@ -168,6 +175,24 @@ def _silent(*_: object) -> None:
     """Report nothing."""
 
 
+@dataclass(frozen=True)
+class Passing:
+    """What is otherwise about a training that is one of several.
+
+    Attributes:
+        again: what goes on with it when it was stopped, for messages.
+        cached_splits: whose texts share a cache of the frozen layers, where there is one; trainings on other
+            divisions of the same rows find it again if it holds them all.
+        fresh_reload: compare the saved classifier with the trained one in a fresh process, and not in this one.
+        watch: told the log entry of each validation; what it raises ends the training.
+    """
+
+    again: str
+    cached_splits: Sequence[str] = CACHED_SPLITS
+    fresh_reload: bool = True
+    watch: Callable[[dict[str, float]], None] = _silent
+
+
 class _Job:
     """One training: its inputs, its folder, and what is derived from them."""
 
@@ -179,6 +204,7 @@ class _Job:
         self.folder = folder
         self.progress = progress
         self.backup = backup
+        self.passing = Passing(again=f"textlora train {folder} --resume")
         self.settings = plan.settings
         self.base = models.base_info(self.settings.model.base_model, _hub_revision(plan))
         self.plan_fingerprint = planning.plan_fingerprint(plan)
@@ -287,7 +313,7 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     entries, shortages = history.read_until(job.history, start.step) if start else ([], [])
     budget = _budget(job, shortages)
     cache = (
-        _prefix_cache(job, model, token_store.Joined(train.ids, validation.ids), window=tokenizer.max_length)
+        _prefix_cache(job, model, _cached_texts(job, tokenizer, train, validation), window=tokenizer.max_length)
         if job.settings.compute.prefix_cache
         else None
     )
@@ -300,12 +326,14 @@ def _fit(job: _Job, start: Checkpoint | None) -> _Trained:
     def record(entry: dict[str, float]) -> None:
         entries.append(entry)
         history.append(job.history, entry)
+        if "eval_loss" in entry:
+            job.passing.watch(entry)
 
     trainer.add_callback(Recorder(record, _steps(job)))
     trainer.add_callback(stop)
     arithmetic = encoder.arithmetic(job.settings.compute.precision or "fp32")
     shortage = memory.explained("training", hint=trainer.shortage_hint)
-    with _stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic, shortage:
+    with stopping_at_signals(stop), storage.disk_errors(job.checkpoint_root), arithmetic, shortage:
         output = trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     _raise_if_stopped(stop, job)
     trained = _Trained(trainer, tokenizer, entries, shortages, clock)
@@ -327,7 +355,16 @@ def _budget(job: _Job, shortages: list[MemoryEvent]) -> Budget:
 
 
 def _resume_hint(job: _Job) -> str:
-    return f"From the last checkpoint, if there is one: textlora train {job.folder} --resume"
+    return f"From the last checkpoint, if there is one: {job.passing.again}"
+
+
+def _cached_texts(job: _Job, tokenizer: TextTokenizer, train: Tokenized, validation: Tokenized) -> Sequence[TokenIds]:
+    """Return the ids of all texts that the cache of the frozen layers shall hold."""
+    texts: Sequence[TokenIds] = token_store.Joined(train.ids, validation.ids)
+    for name in job.passing.cached_splits:
+        if name not in CACHED_SPLITS:
+            texts = token_store.Joined(texts, _tokenize(job, tokenizer, name).ids)
+    return texts
 
 
 def _prefix_cache(job: _Job, model: Any, texts: Sequence[TokenIds], *, window: int) -> PrefixCache:
@@ -463,35 +500,13 @@ def _per_process(batch_size: int) -> int:
     return max(1, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
 
 
-@contextmanager
-def _stopping_at_signals(stop: StopRequest) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM finish the step and save; the second one acts at once."""
-    before: dict[int, Any] = {}
-
-    def request(number: int, _: FrameType | None) -> None:
-        stop.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, request)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        pass
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 def _raise_if_stopped(stop: StopRequest, job: _Job) -> None:
     if stop.signal is None:
         return
     name = signal.Signals(stop.signal).name
     raise Interrupted(
         f"Stopped by {name}; the state of training is saved in {job.checkpoint_root}.",
-        hint=f"Go on with: textlora train {job.folder} --resume",
+        hint=f"Go on with: {job.passing.again}",
         exit_code=128 + stop.signal,
     )
 
@@ -502,30 +517,59 @@ def _save(job: _Job, trained: _Trained) -> tuple[Bundle, float]:
     budget = memory.persisted(trained.memory_events)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
-    if bundle.task == "multi_label":
-        classifier.bundle = bundle = replace(bundle, thresholds=_thresholds(job, classifier))
+    classifier.bundle = bundle = _decided(job, classifier)
     if bundle.bits:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
-    difference = reload_difference(classifier, adapter, _reload_texts(job.dataset))
+    # The fresh process needs room of its own on a GPU.
+    torch.cuda.empty_cache()
+    difference = check_reload(classifier, adapter, job.dataset, fresh=job.passing.fresh_reload)
+    job.progress("check reload", 1, 1, f"difference {difference:.1g}")
+    return bundle, difference
+
+
+def check_reload(classifier: Classifier, adapter: Path, dataset: Dataset, *, fresh: bool = True) -> float:
+    """Return by how much the logits of the saved classifier differ from those of the one in memory, at most.
+
+    Args:
+        classifier: in memory.
+        adapter: where it was saved.
+        dataset: its validation texts are compared.
+        fresh: load it in a fresh process, which is what users will do, and not in this one.
+
+    Raises:
+        TrainingError: they differ by more than arithmetic does.
+    """
+    compare = reload_difference if fresh else reload_difference_here
+    difference = compare(classifier, adapter, _reload_texts(dataset))
     tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
     if not difference <= tolerance:
         raise TrainingError(
             f"The saved classifier differs from the trained one after a reload: logits by {difference:.2g}, allowed {tolerance:g}.",
             hint="Please report this with the base model's name; the checkpoints are kept.",
         )
-    job.progress("check reload", 1, 1, f"difference {difference:.1g}")
-    return bundle, difference
+    return difference
 
 
-def _thresholds(job: _Job, classifier: Classifier) -> tuple[float, ...]:
-    """Fit each label's threshold on the validation rows, with the probabilities that users will get."""
+def _decided(job: _Job, classifier: Classifier) -> Bundle:
+    """Fit temperature and decision on the validation rows, to the logits that users will get."""
     validation = job.dataset.validation
-    probabilities = classifier.predict_proba(
-        validation.texts, progress=lambda done, total: job.progress("fit thresholds", done, total, "")
+    logits = classifier.logits(
+        validation.texts, progress=lambda done, total: job.progress("calibrate", done, total, "")
     )
-    return thresholds.fit(label_matrix(validation.labels, len(classifier.label_names)), probabilities)
+    try:
+        return fit_decision(classifier.bundle, logits, validation, job.settings)
+    except Unreached as error:
+        # A long training is not thrown away for it.
+        warnings.warn(_unreached(error, job.folder), TextloraWarning, stacklevel=2)
+        usual = job.settings.decision.model_copy(update={"goal": None, "positive": None})
+        return fit_decision(classifier.bundle, logits, validation, job.settings.model_copy(update={"decision": usual}))
+
+
+def _unreached(error: Unreached, folder: Path) -> str:
+    found = " ".join([error.message, *error.problems])
+    return f"{found} The usual decision is kept; another goal needs no training: textlora decide {folder} --goal GOAL"
 
 
 def _drift(job: _Job, classifier: Classifier) -> Drift:
@@ -566,6 +610,7 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
         seconds=seconds,
         cpu_seconds=trained.clock.cpu_seconds,
         peak_memory_gb=hardware.peak_memory_gb(),
+        peak_gpu_memory_gb=hardware.peak_gpu_memory_gb(),
         tokens_per_second=trained.tokens / seconds,
         reload_difference=difference,
         stopped_early=state.global_step < state.max_steps,
@@ -581,4 +626,4 @@ def _describe(job: _Job, trained: _Trained, difference: float, command: str) -> 
     )
 
 
-__all__ = ["Progress", "ResourceError", "has_checkpoint", "load_run", "train"]
+__all__ = ["Passing", "Progress", "ResourceError", "check_reload", "has_checkpoint", "load_run", "train"]

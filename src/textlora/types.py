@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from textlora.decision import Abstention, Calibration, Decision, Trust
+from textlora.interval import Interval as Interval  # noqa: PLC0414 - one of the nouns
 from textlora.settings import Policy, Settings, flatten, show
 
 Task = Literal["single_label", "multi_label"]
@@ -22,6 +24,11 @@ Label = int | tuple[int, ...]
 SPLIT_NAMES = ("train", "validation", "test")
 SLICE = "column:"
 """What stands before the name of a kept column in the files of a split."""
+
+
+def headline_of(task: Task) -> str:
+    """Return the name of the metric by which classifiers of a task are compared."""
+    return "f1_macro" if task == "multi_label" else "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class Split:
             value is a group of its own.
         near_duplicates: which rows have a near-duplicate somewhere in the data, where any row has.
         leaked: which rows of a given file have a near-duplicate in training.
+        clusters: the number of each row's cluster of near-duplicates, where any row is in one; a row that is
+            in none has a number of its own.
         slices: the columns that ``data.slice_columns`` keeps, by name; empty cells are ``""``.
     """
 
@@ -55,6 +64,7 @@ class Split:
     near_duplicates: Sequence[bool] | None = None
     leaked: Sequence[bool] | None = None
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clusters: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse columns of different length."""
@@ -62,9 +72,14 @@ class Split:
         if len({len(column) for column in columns}) > 1:
             raise ValueError("the columns of a split differ in length")
 
-    def annotations(self) -> dict[str, Sequence[str] | Sequence[bool]]:
+    def annotations(self) -> dict[str, Sequence[str] | Sequence[bool] | Sequence[int]]:
         """Return the columns that not every split has, by name, where they are there."""
-        found = {"group": self.groups, "near_duplicate": self.near_duplicates, "leaked": self.leaked}
+        found: dict[str, Sequence[str] | Sequence[bool] | Sequence[int] | None] = {
+            "group": self.groups,
+            "near_duplicate": self.near_duplicates,
+            "leaked": self.leaked,
+            "cluster": self.clusters,
+        }
         kept = {f"{SLICE}{name}": column for name, column in self.slices.items()}
         return {name: column for name, column in found.items() if column is not None} | kept
 
@@ -224,6 +239,8 @@ class Machine:
     features: tuple[str, ...]
     rates: Mapping[str, float]
     platform: str
+    gpu_available_memory_gb: float | None = None
+    """What other processes leave of a CUDA GPU's memory, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +269,7 @@ class Rehearsal:
         row_kernel_bytes: what the libraries keep for every further number of rows in a micro-batch;
             ``text_kernel_bytes`` for every further group of texts that attention works on together.
         import_seconds: to import all libraries.
+        disturbed: whether other processes were computing meanwhile, so that times may be off.
     """
 
     train: Cost
@@ -265,15 +283,19 @@ class Rehearsal:
     row_kernel_bytes: float
     text_kernel_bytes: float
     import_seconds: float
+    disturbed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What ``fit`` will take. Seconds, GB (10**9 bytes).
 
-    ``memory_gb`` is the peak of the whole job's resident memory, ``train_memory_gb`` that of training. The
-    terms of each figure are in ``…_by_term``; ``docs/planning.md`` explains them. ``rehearsed`` says
-    whether they rest on passes of a model with these shapes on this machine, or on rough rates.
+    ``memory_gb`` is the peak of the whole job's resident memory on the host, ``train_memory_gb`` that of
+    training. ``gpu_memory_gb`` is the peak on a CUDA GPU, CUDA's context included, and
+    ``train_gpu_memory_gb`` what PyTorch reserves of it in training, which is what can be measured; both are 0
+    where none is used, and an Apple GPU shares the host's memory. The terms of each figure are in
+    ``…_by_term``; ``docs/planning.md`` explains them. ``rehearsed`` says whether they rest on passes of a model
+    with these shapes on this machine, or on rough rates; ``disturbed`` whether others were computing meanwhile.
     """
 
     train_seconds: float
@@ -287,9 +309,18 @@ class Estimate:
     report_seconds: float = 0.0
     train_memory_gb: float = 0.0
     rehearsed: bool = False
+    disturbed: bool = False
     seconds_by_term: Mapping[str, float] = field(default_factory=dict)
     memory_by_term: Mapping[str, float] = field(default_factory=dict)
     disk_by_term: Mapping[str, float] = field(default_factory=dict)
+    gpu_memory_gb: float = 0.0
+    train_gpu_memory_gb: float = 0.0
+    gpu_memory_by_term: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def weights_gb(self) -> float:
+        """The weights, wherever training keeps them."""
+        return (self.gpu_memory_by_term or self.memory_by_term)["weights"]
 
     @property
     def seconds(self) -> float:
@@ -416,6 +447,10 @@ class Run:
     """What the plan said that the stage would take."""
     predicted_memory_gb: float = 0.0
     """The same for its peak of memory."""
+    peak_gpu_memory_gb: float = 0.0
+    """The most that PyTorch had reserved of a CUDA GPU; 0 where none was used."""
+    predicted_gpu_memory_gb: float = 0.0
+    """What the plan said of that."""
 
     @property
     def trainable_share(self) -> float:
@@ -494,15 +529,19 @@ class Bundle:
     """The most that fitted, where memory ran out in training. It changes no answer, hence no fingerprint."""
     thresholds: tuple[float, ...] = ()
     """Probability from which each class is given in multi-label data, in the order of the names; 0.5 without any."""
+    thresholds_goal: str = "f1"
+    """What these were fitted for."""
+    calibration: Calibration | None = None
+    """How the temperature was chosen, where one was looked for."""
+    decision: Decision | None = None
+    """The threshold between two labels, where one was fitted; the most probable label is given without any."""
+    abstention: Abstention | None = None
+    """When the classifier says that it is not sure; never without it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities; 1 changes nothing."""
+        return self.calibration.temperature if self.calibration else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,11 +581,26 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Scores on a part of the rows."""
+    """The share of right rows in a part of them, held against the rest.
+
+    Attributes:
+        name: what the rows have in common: a range of tokens, a label, a group, a value, ``yes`` or ``no``.
+        rows: how many they are.
+        accuracy: share of them that is right, in multi-label data with all labels.
+        kind: ``length``, ``truncated``, ``label``, ``near_duplicate``, ``group``, or ``column:`` and the name of a kept column.
+        rest: the same share of the other rows; None where there are none.
+        p_value: of the test that the two are equal, corrected for the number of parts.
+        verdict: ``worse`` or ``better`` where the test says so; ``unknown`` where the part has too few
+            rows to tell; else ``same``. Empty where nothing was tested.
+    """
 
     name: str
     rows: int
     accuracy: Interval
+    kind: str = "length"
+    rest: float | None = None
+    p_value: float | None = None
+    verdict: Literal["worse", "better", "same", "unknown", ""] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -649,8 +703,8 @@ class Mistake:
 class Baseline:
     """What a cheap method reaches on the same split.
 
-    ``advantage`` is the classifier's accuracy minus this method's, compared row by row; in multi-label
-    data it is that of the macro F1.
+    ``advantage`` is the classifier's accuracy minus this method's, compared row by row, and ``p_value``
+    that of the test that there is none; in multi-label data both are of the macro F1.
     """
 
     name: str
@@ -658,6 +712,7 @@ class Baseline:
     metrics: Mapping[str, Interval]
     seconds: float
     advantage: Interval | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -691,11 +746,23 @@ class Evaluation:
     """With and without leaked rows, where a given file has any."""
     task: Task = "single_label"
     errors: tuple[LabelErrors, ...] = ()
+    trust: Trust | None = None
+    """What the probabilities are worth, and what was decided by them; files of older versions do not have it."""
+    slices: tuple[Slice, ...] = ()
+    """Parts of the rows other than by length."""
+    groups: int = 0
+    """How many groups of rows (``--group``, near-duplicates) counted as one draw each in intervals and tests; 0
+    where each row did. 1 where all rows are of one group, which shows nothing of others: then rows counted."""
+
+    @property
+    def parts(self) -> tuple[Slice, ...]:
+        """All parts of the rows that were looked at."""
+        return self.by_length + self.slices
 
     @property
     def headline(self) -> str:
         """Name of the metric that says most of the classifier, by which it is compared."""
-        return "f1_macro" if self.task == "multi_label" else "accuracy"
+        return headline_of(self.task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -704,6 +771,9 @@ class Prediction:
 
     In multi-label data ``labels`` holds all that were given, the most probable first, possibly none;
     ``label`` is the first of them or ``""``, and ``probability`` that of the most probable label.
+
+    Of a classifier with an error rate ``labels`` holds all that cannot be ruled out, possibly none, and it
+    ``abstains`` unless that is ``label`` alone; ``label`` is then its best guess.
     """
 
     label: str
@@ -711,3 +781,4 @@ class Prediction:
     probabilities: Mapping[str, float]
     truncated: bool = False
     labels: tuple[str, ...] = ()
+    abstains: bool = False

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from textlora.types import Finding, Interval, RowCounts, Task
+from textlora.interval import Interval
+from textlora.types import Finding, RowCounts, Task
 
 Kind = Literal["spelling", "conflict", "label", "outlier"]
 KINDS: Mapping[Kind, str] = {

@@ -13,20 +13,22 @@ from textlora.packed.blocks import BlockParts
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to find and use the parts of a Hugging Face classifier.
+    """How to find and use the parts of a Hugging Face classifier or masked language model.
 
     Attributes:
-        blocks: the transformer blocks' modules, from the classifier.
+        blocks: the transformer blocks' modules, from the model.
         heads: number of attention heads, from the configuration.
         embed: (encoder, ids (N,), positions (N,)) to (N, H).
         head: (classifier, first tokens (B, H)) to logits (B, C).
-        encoder: attribute of the classifier that holds the encoder.
+        encoder: attribute of the model that holds the encoder.
+        words: (masked language model, tokens (M, H)) to logits over the vocabulary (M, V).
     """
 
     blocks: Callable[[Any], list[BlockParts]]
     embed: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
     head: Callable[[Any, torch.Tensor], torch.Tensor]
     encoder: str
+    words: Callable[[Any, torch.Tensor], torch.Tensor]
 
 
 def _distilbert_blocks(classifier: Any) -> list[BlockParts]:
@@ -96,11 +98,32 @@ def _own_head(classifier: Any, first: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-_ROBERTA = Architecture(_bert_blocks, _embed_after_padding, _own_head, "roberta")
+def _distilbert_words(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(rows)))
+    logits: torch.Tensor = model.vocab_projector(hidden)
+    return logits
+
+
+def _bert_words(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.cls(rows)
+    return logits
+
+
+def _electra_words(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.generator_lm_head(model.generator_predictions(rows))
+    return logits
+
+
+def _roberta_words(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.lm_head(rows)
+    return logits
+
+
+_ROBERTA = Architecture(_bert_blocks, _embed_after_padding, _own_head, "roberta", _roberta_words)
 ARCHITECTURES = {
-    "distilbert": Architecture(_distilbert_blocks, _embed, _distilbert_head, "distilbert"),
-    "bert": Architecture(_bert_blocks, _embed, _pooler_head, "bert"),
-    "electra": Architecture(_bert_blocks, _embed, _own_head, "electra"),
+    "distilbert": Architecture(_distilbert_blocks, _embed, _distilbert_head, "distilbert", _distilbert_words),
+    "bert": Architecture(_bert_blocks, _embed, _pooler_head, "bert", _bert_words),
+    "electra": Architecture(_bert_blocks, _embed, _own_head, "electra", _electra_words),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,

@@ -38,9 +38,15 @@ class Block:
         self._qkv = PackedLinear([parts.query, parts.key, parts.value])
         self._tail = _Tail(parts)
 
-    def __call__(self, x: torch.Tensor, layout: Layout, *, kernel: str) -> torch.Tensor:
-        """Return the block's output (N, H) for x (N, H)."""
-        return self._tail(attend(self._qkv(x), layout, self.heads, kernel=kernel), x)
+    def __call__(
+        self, x: torch.Tensor, layout: Layout, *, kernel: str, only: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the block's output (N, H) for x (N, H), or its rows (M, H) at the places ``only`` (M,)."""
+        mixed = attend(self._qkv(x), layout, self.heads, kernel=kernel)
+        if only is not None:
+            # What follows attention goes row by row.
+            mixed, x = mixed.index_select(0, only), x.index_select(0, only)
+        return self._tail(mixed, x)
 
 
 class _Tail:

@@ -1,4 +1,4 @@
-"""The forward pass of a classifier over texts laid end to end, and its place in Hugging Face's."""
+"""The forward pass of a classifier or masked language model over texts laid end to end, and its place in Hugging Face's."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def pack_states(states: Sequence[torch.Tensor], start: int) -> dict[str, Any]:
 
 
 class PackedForward:
-    """The forward pass of a Hugging Face sequence classifier over texts laid end to end.
+    """The forward pass of a Hugging Face sequence classifier or masked language model over texts laid end to end.
 
     Args:
-        classifier: a supported ``…ForSequenceClassification``, with PEFT's layers inside or not.
+        classifier: a supported ``…ForSequenceClassification``, with PEFT's layers inside or not, or ``…ForMaskedLM``.
         kernel: ``eager`` or ``sdpa``, see ``attend``; may be changed at any time.
     """
 
@@ -65,6 +65,13 @@ class PackedForward:
         parts = architecture.blocks(classifier)
         self._blocks = [Block(part, heads) for part in parts]
         self._last = LastBlock(parts[-1], heads)
+        self._norm: Any = parts[0].attention_norm
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        # Never quantized, as the weights of linear layers may be.
+        dtype: torch.dtype = self._norm.weight.dtype
+        return dtype
 
     @property
     def depth(self) -> int:
@@ -80,6 +87,8 @@ class PackedForward:
         """Return what the embeddings and the first ``blocks`` blocks make of the ids, (N, H)."""
         encoder = getattr(self._classifier, self._architecture.encoder)
         x = self._architecture.embed(encoder, input_ids, layout.positions.to(input_ids.device))
+        # Embeddings may be kept in fp32 where the blocks compute in bf16.
+        x = x.to(self._dtype)
         for block in self._blocks[:blocks]:
             x = block(x, layout, kernel=self.kernel)
         return x
@@ -91,6 +100,12 @@ class PackedForward:
         for block in self._blocks:
             x = block(x, layout, kernel=self.kernel)
             yield x
+
+    def last_rows(self, input_ids: torch.Tensor, lengths: Sequence[int], rows: torch.Tensor) -> torch.Tensor:
+        """Return the last block's output (M, H) for the tokens at the places ``rows`` (M,) alone."""
+        layout = Layout(lengths)
+        x = self.hidden(input_ids, layout, blocks=self.depth - 1)
+        return self._blocks[-1](x, layout, kernel=self.kernel, only=rows)
 
     def logits_from(self, x: torch.Tensor, layout: Layout, *, start: int) -> torch.Tensor:
         """Return logits (B, C) from the input (N, H) of block number ``start``."""
@@ -135,4 +150,35 @@ def install(classifier: Any, *, kernel: str) -> PackedForward:
 
     classifier.forward = forward
     object.__setattr__(classifier, "packed", packed)
+    return packed
+
+
+def install_masked(model: Any, *, kernel: str) -> PackedForward:
+    """Let a ``…ForMaskedLM`` run packed when it is called with what ``pack`` made and ``rows``.
+
+    ``rows`` (M,) are the places among all tokens whose words are asked for; the logits are (M, V), those of
+    the others are never computed. Every other call stays as it was.
+
+    Returns:
+        The packed forward, which is also ``model.packed``.
+    """
+    from transformers.modeling_outputs import MaskedLMOutput
+
+    packed = PackedForward(model, kernel=kernel)
+    words = ARCHITECTURES[model.config.model_type].words
+    original: Callable[..., Any] = model.forward
+
+    def forward(
+        input_ids: torch.Tensor | None = None,
+        *args: Any,
+        lengths: Sequence[int] | None = None,
+        rows: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if lengths is None or input_ids is None or rows is None:
+            return original(input_ids, *args, **kwargs)
+        return MaskedLMOutput(logits=words(model, packed.last_rows(input_ids, lengths, rows)))
+
+    model.forward = forward
+    object.__setattr__(model, "packed", packed)
     return packed

@@ -1,4 +1,4 @@
-"""Frozen linear layers with LoRA adapters, several of them side by side as one product."""
+"""Linear layers with LoRA adapters or without, several of them side by side as one product."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class PackedLinear:
     """One or several linear layers over the same input, their outputs side by side.
 
     Several frozen weights (and biases) are laid into one block of memory, of which the layers' own become
-    views; so nothing is kept twice, and what is written into a layer arrives here too.
+    views; so nothing is kept twice, and what is written into a layer arrives here too. Weights that are trained
+    themselves are laid together for each pass instead, so that each layer gets its gradient.
 
     Args:
         layers: ``nn.Linear`` modules, or PEFT's LoRA layers around them.
@@ -38,7 +39,7 @@ class PackedLinear:
             x: (N, in).
             residual: (N, out), or None for nothing.
         """
-        weight, bias = self.frozen()
+        weight, bias = self.weights()
         adapters = [adapter(layer) for layer in self.layers]
         if not any(adapters):
             return _plus(product(x, weight, bias), residual)
@@ -49,11 +50,13 @@ class PackedLinear:
         adapted: torch.Tensor = _AdaptedLinear.apply(x, residual, weight, bias, down, up)
         return adapted
 
-    def frozen(self) -> tuple[torch.Tensor | Frozen, torch.Tensor | None]:
-        """Return the frozen weights (out, in) and biases (out,) of all layers."""
+    def weights(self) -> tuple[torch.Tensor | Frozen, torch.Tensor | None]:
+        """Return the weights (out, in) and biases (out,) of all layers, without adapters."""
         bases = [base_layer(layer) for layer in self.layers]
         if len(bases) == 1:
             return frozen_weight(bases[0]), bases[0].bias
+        if bases[0].weight.requires_grad:
+            return torch.cat([base.weight for base in bases]), torch.cat([base.bias for base in bases])
         if isinstance(bases[0], QuantizedLinear):
             return SideBySide(bases), torch.cat([base.bias for base in bases])
         # A move to another device or precision has given the layers memory of their own again.

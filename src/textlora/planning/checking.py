@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from textlora.errors import ResourceError, UsageError, did_you_mean
 from textlora.extras import QLORA
+from textlora.planning.decision import decision_problems
 from textlora.planning.grounds import EAGER_ONLY, Choices, Grounds
 from textlora.planning.imbalance import loss_problems
 from textlora.types import Machine
@@ -190,5 +191,6 @@ CHECKS: Sequence[Callable[[Choices, Grounds], list[str]]] = (
     _quantization_problems,
     _layer_problems,
     loss_problems,
+    decision_problems,
     _data_problems,
 )

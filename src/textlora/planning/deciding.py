@@ -9,6 +9,8 @@ from typing import Any
 
 from textlora import settings
 from textlora.planning.checking import cache_obstacle, check, gpu_name, has_bf16, packing_obstacle
+from textlora.planning.decision import name_positive
+from textlora.planning.gpu_memory import free_gb
 from textlora.planning.grounds import EAGER_ONLY, USER, Choice, Choices, Grounds
 from textlora.planning.imbalance import resolve_loss
 from textlora.planning.rough import activations_gb
@@ -35,7 +37,7 @@ MICRO_BATCHES = {
     "mps": (8192, 4096, 2048, 1024, 512),
     "cuda": (32768, 16384, 8192, 4096, 2048, 1024, 512),
 }
-# What libraries and data take before there is a model.
+# What libraries and data take of the host before there is a model.
 RUNTIME_GB = 0.6
 # Share of the free memory that activations may take.
 ACTIVATION_SHARE = 0.5
@@ -71,6 +73,7 @@ def resolve(choices: Choices, grounds: Grounds, *, small_data: bool = False) -> 
     if small_data:
         _adapt_to_small_data(chosen, grounds)
     check(chosen, grounds)
+    name_positive(chosen, grounds)
     _mention_long_warmup(chosen, grounds)
     _mention_saving(chosen, grounds)
     built = settings.build({name: choice.value for name, choice in chosen.items()})
@@ -222,7 +225,7 @@ def _tokens_per_micro_batch(chosen: Choices, grounds: Grounds) -> Decision:
     device, info = str(chosen["compute.device"].value), grounds.info
     size = BYTES[chosen["compute.precision"].value]
     weights = weights_gb(info, value_bytes=size, bits=chosen["quantization.bits"].value)
-    free = _free_gb(device, grounds.machine) - RUNTIME_GB - weights
+    free = _free_gb(device, grounds.machine) - weights
     sizes = MICRO_BATCHES[device]
     for tokens in sizes:
         needed = _kept_gb(tokens, chosen, grounds)
@@ -245,7 +248,9 @@ def _kept_gb(tokens: int, chosen: Choices, grounds: Grounds) -> float:
 
 
 def _free_gb(device: str, machine: Machine) -> float:
-    return (machine.gpu_memory_gb if device == "cuda" else None) or machine.available_memory_gb
+    """Return the GB that are free for a model where it computes: on a CUDA GPU its own memory."""
+    on_gpu = free_gb(machine) if device == "cuda" else None
+    return machine.available_memory_gb - RUNTIME_GB if on_gpu is None else on_gpu
 
 
 # In the order of their dependence: each may read what stands above it.

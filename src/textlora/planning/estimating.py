@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from textlora.planning.depths import adapted_layers, frozen_layers, short_cut
+from textlora.planning.gpu_memory import gpu_terms, reserved_gb
 from textlora.planning.grounds import Grounds
+from textlora.planning.host_memory import BASELINE_CHARACTERS, CHARACTERS_PER_TOKEN, evaluation_gb, host_terms
 from textlora.planning.rough import rough_terms
-from textlora.planning.shapes import BYTES, linear_parameters, trainable_parameters, weights_gb
+from textlora.planning.shapes import BYTES, linear_parameters, trainable_parameters
 from textlora.planning.workload import Load, load, steps
-from textlora.rehearsal import LAST_LAYER_SAVED
 from textlora.settings import Settings
 from textlora.types import Cost, Estimate, Rehearsal
 from textlora.windows import LengthPolicy, loss
@@ -35,15 +37,6 @@ REPORT_SECONDS = 0.2
 PREDICTED_TOKENS = 4096
 # Seconds of a core for each quantized weight that is turned into numbers again (docs/log.md).
 DEQUANTIZE_SECONDS = {4: 0.25e-9, 8: 0.8e-9}
-# What preparing leaves in a process that goes on to train: readers, tables, the tokenizer.
-PREPARED_BYTES = 150e6
-# glibc keeps what is freed, and it splinters: that much of what passes through the heap.
-SPLINTERS = 0.3
-# Evaluation: scikit-learn, and predicting with a micro-batch on each core; TF-IDF by character of its training texts.
-EVALUATION_BYTES, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 230e6, 14.0, 64e6
-CHARACTERS_PER_TOKEN = 4.3
-# Where the embeddings are trained: a micro-batch's gradient of the whole table, and AdamW's passing copy of it.
-TABLES = 2
 CHECKPOINTS_KEPT = 3
 REPORT_GB = 0.01
 TOKEN_BYTES = 2
@@ -67,10 +60,11 @@ def estimate(chosen: Settings, grounds: Grounds, rehearsal: Rehearsal | None = N
     trainable = grounds.info.parameters if full else trainable_parameters(chosen, grounds)
     train = _train_seconds(chosen, grounds, epoch, terms) | {"optimiser": _optimiser_seconds(number, trainable)}
     evaluate = _evaluate_seconds(chosen, grounds, terms)
-    memory = _memory_terms(chosen, grounds, epoch, terms, trainable=trainable, full=full)
+    memory = host_terms(chosen, grounds, epoch, terms, trainable=trainable, full=full)
+    gpu = gpu_terms(chosen, grounds, epoch, terms, trainable=trainable, full=full)
     disk = _disk_terms(chosen, grounds, trainable)
     peak = sum(memory.values())
-    scoring = _baseline_gb(grounds)
+    scoring = evaluation_gb(grounds, memory)
     return Estimate(
         train_seconds=sum(train.values()),
         evaluate_seconds=sum(evaluate.values()),
@@ -86,6 +80,10 @@ def estimate(chosen: Settings, grounds: Grounds, rehearsal: Rehearsal | None = N
         disk_by_term=disk,
         train_memory_gb=peak,
         rehearsed=rehearsal is not None,
+        disturbed=rehearsal is not None and rehearsal.disturbed,
+        gpu_memory_gb=sum(gpu.values()),
+        train_gpu_memory_gb=reserved_gb(chosen, gpu),
+        gpu_memory_by_term=gpu,
     )
 
 
@@ -103,9 +101,9 @@ def _train_seconds(chosen: Settings, grounds: Grounds, epoch: Load, terms: Rehea
     training, rows = chosen.training, grounds.rows
     validation = load(rows["validation"], training.eval_batch_size, chosen, grounds)
     validations = math.ceil(training.epochs * training.evaluations_per_epoch)
-    frozen, adapted = _frozen_layers(chosen, grounds), _adapted_layers(chosen, grounds)
+    frozen, adapted = frozen_layers(chosen, grounds), adapted_layers(chosen, grounds)
     once = 1.0 if chosen.compute.prefix_cache else training.epochs
-    kept = _frozen_layers(chosen, grounds) if chosen.compute.prefix_cache else 0
+    kept = frozen_layers(chosen, grounds) if chosen.compute.prefix_cache else 0
     both = load(rows["train"] + rows["validation"] if kept else rows["train"], training.batch_size, chosen, grounds)
     return {
         "tokenizing": TOKENIZE_SECONDS * grounds.lengths.mean * (rows["train"] + rows["validation"]),
@@ -115,7 +113,7 @@ def _train_seconds(chosen: Settings, grounds: Grounds, epoch: Load, terms: Rehea
         "kernels": _kernel_seconds(epoch, terms),
         "dequantizing": _dequantize_seconds(chosen, grounds, epoch) * training.epochs,
         "validation": validations
-        * pass_seconds(validation, grounds.info.layers - kept - _short_cut(chosen), terms.validate),
+        * pass_seconds(validation, grounds.info.layers - kept - short_cut(chosen), terms.validate),
         "saving and reloading": RELOAD_IMPORTS * terms.import_seconds,
     }
 
@@ -130,7 +128,7 @@ def _evaluate_seconds(chosen: Settings, grounds: Grounds, terms: Rehearsal) -> d
     known = min(grounds.lengths.mean * rows["train"], BASELINE_CHARACTERS / CHARACTERS_PER_TOKEN)
     return {
         "predicting": TOKENIZE_SECONDS * grounds.lengths.mean * rows["test"]
-        + pass_seconds(test, grounds.info.layers - _short_cut(chosen), terms.predict),
+        + pass_seconds(test, grounds.info.layers - short_cut(chosen), terms.predict),
         "baselines": BASELINE_SECONDS * known,
         "scores": SCORES_SECONDS,
     }
@@ -149,56 +147,6 @@ def _dequantize_seconds(chosen: Settings, grounds: Grounds, epoch: Load) -> floa
         return 0.0
     at_once = linear_parameters(grounds.info) * DEQUANTIZE_SECONDS[bits] / grounds.machine.cores
     return 2 * epoch.micro_batches * at_once
-
-
-def _frozen_layers(chosen: Settings, grounds: Grounds) -> int:
-    return grounds.info.layers - (chosen.lora.top_layers or grounds.info.layers)
-
-
-def _adapted_layers(chosen: Settings, grounds: Grounds) -> float:
-    """Return the layers that run forward and backward for every token."""
-    return grounds.info.layers - _frozen_layers(chosen, grounds) - _short_cut(chosen)
-
-
-def _short_cut(chosen: Settings) -> float:
-    return LAST_LAYER_SAVED if chosen.compute.engine == "packed" else 0.0
-
-
-# -- memory ----------------------------------------------------------------------------------------
-
-
-def _memory_terms(
-    chosen: Settings, grounds: Grounds, epoch: Load, terms: Rehearsal, *, trainable: int, full: bool
-) -> dict[str, float]:
-    """Return the terms of training's peak of resident memory, in GB."""
-    info = grounds.info
-    weights = weights_gb(info, value_bytes=BYTES[chosen.compute.precision or "fp32"], bits=chosen.quantization.bits)
-    layers = _adapted_layers(chosen, grounds)
-    working = {
-        "activations": epoch.largest * layers * terms.kept_token_bytes / GB,
-        "attention": epoch.largest_pairs * layers * terms.kept_pair_bytes / GB,
-        "workspace": (epoch.largest * terms.passing_token_bytes + epoch.largest_pairs * terms.passing_pair_bytes) / GB,
-        "kernels": (epoch.row_counts * terms.row_kernel_bytes + epoch.text_groups * terms.text_kernel_bytes) / GB,
-    }
-    on_cpu = chosen.compute.device == "cpu"
-    working["allocator"] = SPLINTERS * sum(working.values()) if on_cpu else 0.0
-    # Weights arrive in fp32, before there is anything else to hold.
-    arriving = max(0.0, info.parameters * 4 / GB - weights - sum(working.values()))
-    return {
-        "libraries": (terms.runtime_bytes + PREPARED_BYTES) / GB,
-        "weights": weights,
-        "loading": arriving,
-        "adapters": 0.0 if full else trainable * 4 / GB,
-        "gradients": trainable * 4 / GB + (TABLES * info.vocabulary * info.hidden * 4 / GB if full else 0.0),
-        "optimiser state": trainable * 8 / GB,
-        **working,
-    }
-
-
-def _baseline_gb(grounds: Grounds) -> float:
-    """Return what evaluation adds to training's peak, whose memory the process keeps."""
-    characters = min(grounds.lengths.mean * CHARACTERS_PER_TOKEN * grounds.rows["train"], BASELINE_CHARACTERS)
-    return (EVALUATION_BYTES + BASELINE_CHARACTER_BYTES * characters) / GB
 
 
 # -- disk ------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Grounds:
         task: whether rows have one label or several.
         label_names: the labels in order.
         class_counts: training rows of each label.
+        validation_counts: validation rows of each label.
     """
 
     info: BaseInfo
@@ -67,6 +68,7 @@ class Grounds:
     task: Task = "single_label"
     label_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
+    validation_counts: tuple[int, ...] = ()
 
 
 def make_grounds(
@@ -85,6 +87,7 @@ def make_grounds(
         task=dataset.task,
         label_names=dataset.label_names,
         class_counts=tuple(dataset.info.split_counts.get("train", ())),
+        validation_counts=tuple(dataset.info.split_counts.get("validation", ())),
     )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from textlora import settings
 from textlora.errors import ResourceError
+from textlora.planning.deciding import MICRO_BATCHES
 from textlora.planning.estimating import estimate
 from textlora.planning.grounds import USER, Choices, Grounds
 from textlora.settings import LimitSettings, Settings
 from textlora.types import Estimate, Rehearsal
 
-BUDGETS = (3072, 2048, 1024, 512)
 # A promise is kept although a prediction may be off by so much.
 MARGIN = 1.1
 
@@ -45,15 +45,18 @@ def keep_limits(
         changed = settings.build({**settings.flatten(chosen), **changes})
         tried = _Try(changed, estimate(changed, grounds, terms), changes)
         if not exceeded(tried.found, limits):
-            return changed, {name: f"to keep {_told(limits)}" for name in changes}
+            return changed, {name: f"to keep {_told(limits, tried.found)}" for name in changes}
         tries.append(tried)
     raise _impossible(tries, limits)
 
 
 def exceeded(found: Estimate, limits: LimitSettings) -> list[str]:
-    """Return what is beyond the limits, as text: ``memory 3.1 GB of 2 GB``."""
+    """Return what is beyond the limits, as text: ``memory: 3.10 GB, allowed 2 GB``.
+
+    With a CUDA GPU the limit on memory is meant for the GPU's: nothing that could give way lies on the host.
+    """
     pairs = (
-        ("memory", found.memory_gb * MARGIN, limits.memory_gb, "GB"),
+        (_which(found), (found.gpu_memory_gb or found.memory_gb) * MARGIN, limits.memory_gb, "GB"),
         ("time", found.seconds * MARGIN / 60, limits.minutes, "min"),
         ("disk", found.disk_gb, limits.disk_gb, "GB"),
     )
@@ -71,7 +74,11 @@ def _changes(chosen: Settings, choices: Choices, grounds: Grounds) -> Iterator[d
         return choices[name].source not in USER
 
     planned = chosen.compute.tokens_per_micro_batch or 0
-    smaller = [size for size in BUDGETS if size < planned] if free("compute.tokens_per_micro_batch") else []
+    smaller = (
+        [size for size in MICRO_BATCHES[chosen.compute.device or "cpu"] if size < planned]
+        if free("compute.tokens_per_micro_batch")
+        else []
+    )
     layers, half = grounds.info.layers, max(1, grounds.info.layers // 2)
     depths = [None, *([half, 1] if free("lora.top_layers") and (chosen.lora.top_layers or layers) == layers else [])]
     fewer = range(int(chosen.training.epochs) - 1, 0, -1) if free("training.epochs") else ()
@@ -94,9 +101,13 @@ def _changes(chosen: Settings, choices: Choices, grounds: Grounds) -> Iterator[d
             yield found
 
 
-def _told(limits: LimitSettings) -> str:
+def _which(found: Estimate) -> str:
+    return "GPU memory" if found.gpu_memory_gb else "memory"
+
+
+def _told(limits: LimitSettings, found: Estimate) -> str:
     parts = [
-        f"memory below {limits.memory_gb:g} GB" if limits.memory_gb is not None else "",
+        f"{_which(found)} below {limits.memory_gb:g} GB" if limits.memory_gb is not None else "",
         f"time below {limits.minutes:g} min" if limits.minutes is not None else "",
         f"disk below {limits.disk_gb:g} GB" if limits.disk_gb is not None else "",
     ]
@@ -110,7 +121,7 @@ def _impossible(tries: list[_Try], limits: LimitSettings) -> ResourceError:
         share = 0.8 * limits.minutes * 60 / (last.found.seconds * MARGIN)
         hint += f" For the time, a sample of about {max(0.01, share):.2g} of the rows would do: --sample {max(0.01, share):.2g}"
     return ResourceError(
-        f"This training cannot be done with {_told(limits)}.",
+        f"This training cannot be done with {_told(limits, last.found)}.",
         problems=[f"the least that was found takes {line}" for line in exceeded(last.found, limits)],
         hint=hint,
     )

@@ -31,7 +31,8 @@ ASSUMED_RATES = {
     "gpu_fp16": 2e4,
     "gpu_bf16": 5e4,
 }
-RUNTIME_BYTES = 460e6
+# Resident memory of a process with all libraries; CUDA's are an assumption.
+RUNTIME_BYTES = {"cpu": 460e6, "mps": 460e6, "cuda": 1.5e9}
 # Values per token and layer kept for the backward pass, in units of the hidden and inner width.
 KEPT_HIDDEN, KEPT_INTERMEDIATE = 9, 2
 # The same with what the allocator adds, to choose a micro-batch by.
@@ -62,7 +63,7 @@ def rough_terms(chosen: Settings, grounds: Grounds) -> Rehearsal:
         train=_cost("train", chosen, grounds),
         validate=predict,
         predict=predict,
-        runtime_bytes=RUNTIME_BYTES,
+        runtime_bytes=RUNTIME_BYTES[chosen.compute.device or "cpu"],
         kept_token_bytes=(KEPT_HIDDEN * info.hidden + KEPT_INTERMEDIATE * info.intermediate) * size,
         kept_pair_bytes=KEPT_ATTENTION[chosen.compute.engine or "packed"] * info.heads * size if eager else 0.0,
         passing_token_bytes=PASSING_WIDTHS * info.intermediate * size,

@@ -7,7 +7,7 @@ The texts are read once and go through the disk (``spilling``); what must be kno
 once is a few bytes a row (``rows``). ``stored`` reads the splits back when they are needed.
 ``request`` holds what was asked for. A row that cannot be used goes to the ``ledger`` with its line
 and a reason (``quarantine.csv``); nothing disappears unseen: rows read = left out by the sample +
-set aside + kept. ``whole`` prepares all rows for cross-validation instead, in ``folding``.
+set aside + kept. ``whole`` prepares all rows for an audit instead, in folds.
 """
 
 from __future__ import annotations

@@ -37,11 +37,13 @@ class Separated:
         parts: its split, as a place in ``SPLIT_NAMES`` or ``NOWHERE``.
         near_duplicates: whether it has a near-duplicate; None where no row has.
         leaked: whether it is a row of a given file with a near-duplicate in training; None where no row is.
+        clusters: the first row of its cluster of near-duplicates, which may be itself; None where there are none.
     """
 
     parts: NDArray[np.int8]
     near_duplicates: NDArray[np.bool_] | None = None
     leaked: NDArray[np.bool_] | None = None
+    clusters: NDArray[np.int32] | None = None
 
 
 def separate(  # noqa: PLR0917 - what the stages before made
@@ -71,7 +73,8 @@ def separate(  # noqa: PLR0917 - what the stages before made
     telling.note_likeness(rows, likeness, leaked, request, ledger)
     telling.note_groups(rows, parts, units, request, ledger)
     alike = likeness.alike if likeness is not None else None
-    return Separated(parts, _if_any(alike), _if_any(leaked))
+    clusters = likeness.clusters if likeness is not None and likeness.clustered.any() else None
+    return Separated(parts, _if_any(alike), _if_any(leaked), clusters)
 
 
 def _likeness(rows: Rows, request: Request, folder: Path, ledger: Ledger) -> Likeness | None:

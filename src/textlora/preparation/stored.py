@@ -41,6 +41,7 @@ def open_split(path: Path) -> Split:
         groups=StoredTexts(file, "group") if "group" in file.columns else None,
         near_duplicates=StoredMarks(file, "near_duplicate") if "near_duplicate" in file.columns else None,
         leaked=StoredMarks(file, "leaked") if "leaked" in file.columns else None,
+        clusters=StoredClusters(file, "cluster") if "cluster" in file.columns else None,
         slices={name.removeprefix(SLICE): StoredTexts(file, name) for name in file.columns if name.startswith(SLICE)},
     )
 
@@ -199,6 +200,12 @@ class StoredMarks(_StoredNumbers[bool]):
     """A column that says of each row whether something holds."""
 
     _dtype = np.bool_
+
+
+class StoredClusters(_StoredNumbers[int]):
+    """The number of each row's cluster of near-duplicates."""
+
+    _dtype = np.int32
 
 
 class StoredLabels(_StoredNumbers[int]):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from textlora.errors import DataError
 from textlora.preparation.cleaning import typo_reason
 from textlora.preparation.describing import describe
-from textlora.preparation.folding import assign_folds
+from textlora.preparation.dividing import divide
 from textlora.preparation.gathering import Gathered, gathered
 from textlora.preparation.grouped import LabelledRows
 from textlora.preparation.ledger import MAIN, Progress
@@ -91,7 +91,8 @@ def prepare_whole(request: Request, *, out: Path, folds: int, progress: Progress
         _check_labels(found, units, request, folds)
         places = np.flatnonzero(kept)
         labelled = LabelledRows(rows.classes[places], rows.sets)
-        assigned = assign_folds(labelled, None if units is None else units[places], folds, seed=request.settings.seed)
+        together = places if units is None else units[places]
+        assigned = divide(labelled, together, [1 / folds] * folds, request.settings.seed)
         parts = np.where(kept, np.int8(ALL), np.int8(NOWHERE))
         info = describe(rows, parts, found.names, found.columns, request, found.ledger)
         info = replace(info, findings=tuple(one for one in info.findings if one.kind not in ABOUT_SPLITS))

@@ -93,7 +93,13 @@ def _write_split(path: Path, rows: Rows, separated: Separated, place: int) -> It
     texts = ({"group": GROUP} if grouped else {}) | {
         f"{SLICE}{name}": KEPT + n for n, name in enumerate(rows.slice_columns)
     }
-    schema = pa.schema([*columns, *((name, pa.string()) for name in texts), *((name, pa.bool_()) for name in marks)])
+    schema = pa.schema(
+        [
+            *columns,
+            *((name, pa.string()) for name in texts),
+            *((name, pa.from_numpy_dtype(found.dtype)) for name, found in marks.items()),
+        ]
+    )
     storage.remove_leftovers(path)
     options: dict[str, Any] = {
         "compression": "zstd",
@@ -105,10 +111,14 @@ def _write_split(path: Path, rows: Rows, separated: Separated, place: int) -> It
             yield len(group)
 
 
-def _marks(separated: Separated, place: int) -> dict[str, NDArray[np.bool_]]:
-    """Return the marks (N,) that a split has by column name; only given files, which are never training, can leak."""
+def _marks(separated: Separated, place: int) -> dict[str, NDArray[np.bool_] | NDArray[np.int32]]:
+    """Return what is known of the rows (N,) of a split by column name; only given files, which are never training, can leak."""
     leaked = separated.leaked if place != SPLIT_NAMES.index("train") else None
-    marks = {"near_duplicate": separated.near_duplicates, "leaked": leaked}
+    marks: dict[str, NDArray[np.bool_] | NDArray[np.int32] | None] = {
+        "near_duplicate": separated.near_duplicates,
+        "leaked": leaked,
+        "cluster": separated.clusters,
+    }
     chosen = separated.parts == place
     return {
         name: found for name, found in marks.items() if found is not None and (name != "leaked" or found[chosen].any())
@@ -116,7 +126,11 @@ def _marks(separated: Separated, place: int) -> dict[str, NDArray[np.bool_]]:
 
 
 def _groups(
-    rows: Rows, chosen: NDArray[np.bool_], texts: Mapping[str, int], marks: Mapping[str, NDArray[np.bool_]], schema: Any
+    rows: Rows,
+    chosen: NDArray[np.bool_],
+    texts: Mapping[str, int],
+    marks: Mapping[str, NDArray[np.bool_] | NDArray[np.int32]],
+    schema: Any,
 ) -> Iterator[Any]:
     """Yield the chosen rows as Arrow tables of about equal size."""
     import pyarrow as pa

@@ -6,8 +6,8 @@ order of the file, so that nothing disappears unseen. CSV and JSON lines are str
 
     unpacking: bytes -> decoding: lines -> delimited | json_lines: rows -> columns: text and label
 
-``parquet`` makes rows of the bytes themselves, ``frames`` of a data frame. ``rewriting`` copies a file with
-some cells changed.
+``parquet`` makes rows of the bytes themselves, ``frames`` of a data frame, ``lines`` of plain text.
+``rewriting`` copies a file with some cells changed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from textlora.readers.decoding import open_text
 from textlora.readers.delimited import DELIMITERS, csv_table
 from textlora.readers.frames import read_frame
 from textlora.readers.json_lines import is_json, json_table
+from textlora.readers.lines import is_plain, open_lines
 from textlora.readers.parquet import parquet_schema, parquet_table
 from textlora.readers.rewriting import rewrite_parquet, rewrite_text
 from textlora.readers.tables import RAW_LIMIT, RECORD_LIMIT, SAMPLE_ROWS, BadRow, Confidence, Format, Row, Table
@@ -50,6 +51,8 @@ __all__ = [
     "find_columns",
     "find_text_column",
     "is_compressed",
+    "is_plain",
+    "open_lines",
     "open_table",
     "parquet_schema",
     "read_frame",

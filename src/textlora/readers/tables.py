@@ -10,7 +10,7 @@ from typing import Any, Literal
 from textlora.readers.unpacking import Meter
 
 Confidence = Literal["sure", "likely", "guess"]
-Format = Literal["csv", "jsonl", "parquet", "frame"]
+Format = Literal["csv", "jsonl", "parquet", "frame", "text"]
 
 RECORD_LIMIT = 1 << 24
 """Characters of one record; longer ones count as broken and are never put together."""
@@ -66,7 +66,7 @@ class Table:
     @property
     def unit(self) -> str:
         """What ``line`` counts: lines of a text file, else rows."""
-        return "line" if self.format in ("csv", "jsonl") else "row"
+        return "line" if self.format in ("csv", "jsonl", "text") else "row"
 
     def head(self, count: int = SAMPLE_ROWS) -> list[Row]:
         """Return the whole rows among the first ``count`` records."""

@@ -6,12 +6,22 @@ from pathlib import Path
 
 from textlora import storage
 from textlora.errors import UsageError
+from textlora.repeated import Folds, Seeds
 from textlora.types import Dataset, Evaluation, Plan, Run
 
 __all__ = ["report"]
 
 
-def report(folder: Path, *, dataset: Dataset, plan: Plan, run: Run, evaluation: Evaluation) -> Path:
+def report(  # noqa: PLR0913 - the nouns of a run
+    folder: Path,
+    *,
+    dataset: Dataset,
+    plan: Plan,
+    run: Run,
+    evaluation: Evaluation,
+    seeds: Seeds | None = None,
+    folds: Folds | None = None,
+) -> Path:
     """Write ``report.html``, ``report.md`` and ``model_card.md`` into ``folder``.
 
     Each file is written whole or not at all, and the three are written only when all could be
@@ -28,7 +38,7 @@ def report(folder: Path, *, dataset: Dataset, plan: Plan, run: Run, evaluation: 
     from textlora.reporting.facts import Facts
 
     _check_match(folder, dataset, plan, run, evaluation)
-    facts = Facts(dataset, plan, run, evaluation)
+    facts = Facts(dataset, plan, run, evaluation, seeds, folds)
     texts = {
         storage.REPORT_MARKDOWN: page.markdown(facts),
         storage.MODEL_CARD: page.model_card(facts),

@@ -6,24 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from textlora import memory, settings
-from textlora.reporting import wording
-from textlora.types import Baseline, ClassScores, Dataset, Evaluation, Interval, Plan, Run
+from textlora.repeated import Folds, Seeds
+from textlora.reporting import judgement, wording
+from textlora.reporting.judgement import Verdict
+from textlora.slices import title
+from textlora.types import Baseline, Dataset, Evaluation, Interval, Plan, Run, Slice
 from textlora.windows import QUANTILES, LengthPolicy, loss
 
-FEW_ROWS = 200
 MATRIX_CLASSES = 12
 CONFUSIONS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How the classifier stands against one baseline."""
-
-    tone: Literal["good", "unclear", "bad"]
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +51,14 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The four nouns of a finished run, and what follows from them."""
+    """The nouns of a finished run, and what follows from them."""
 
     dataset: Dataset
     plan: Plan
     run: Run
     evaluation: Evaluation
+    seeds: Seeds | None = None
+    folds: Folds | None = None
 
     @property
     def source(self) -> str:
@@ -132,47 +128,17 @@ class Facts:
     @property
     def verdicts(self) -> list[Verdict]:
         """One sentence per baseline."""
-        return [
-            _verdict(self.headline, baseline, self.evaluation.headline, self.headline_name)
-            for baseline in self.baselines
-        ]
+        return [judgement.against(self.evaluation, baseline) for baseline in self.baselines]
+
+    @property
+    def certainty(self) -> list[str]:
+        """What the interval rests on, and what was done against leaks."""
+        return judgement.certainty(self.evaluation, self.dataset.info)
 
     @property
     def cautions(self) -> list[str]:
         """What a reader should keep in mind before trusting the headline."""
-        return [
-            text
-            for text in (
-                self._split_caution(),
-                self._leak_caution(),
-                self._size_caution(),
-                self._zero_caution(),
-                self._baseline_caution(),
-            )
-            if text
-        ]
-
-    def _split_caution(self) -> str:
-        words = {
-            "validation": "the validation split, which also chose the checkpoint",
-            "train": "the rows it was trained on",
-        }
-        used = words.get(self.evaluation.split)
-        return f"These scores are on {used}: they flatter the classifier." if used else ""
-
-    def _leak_caution(self) -> str:
-        leak = self.evaluation.leakage
-        if leak is None:
-            return ""
-        found = f"{leak.rows:,} of the {wording.rows(self.evaluation.rows)} {'is a near-duplicate' if leak.rows == 1 else 'are near-duplicates'} of training rows"
-        name = self.evaluation.headline
-        if name not in leak.others:
-            return f"{found}: the scores say little about new texts."
-        other, shown = leak.others[name], "accuracy" if name == "accuracy" else "macro F1"
-        return (
-            f"{found}; without {'it' if leak.rows == 1 else 'them'} {shown} is {wording.percent(other.value)} "
-            f"({wording.percent_range(other)})."
-        )
+        return judgement.cautions(self.evaluation)
 
     @property
     def columns(self) -> list[tuple[str, Mapping[str, Interval]]]:
@@ -181,76 +147,15 @@ class Facts:
         clean = [("Without leaked rows", leak.others)] if leak and leak.others else []
         return [*clean, *((baseline.name, baseline.metrics) for baseline in self.baselines)]
 
-    def _size_caution(self) -> str:
-        if self.evaluation.rows >= FEW_ROWS:
-            return ""
-        return f"Only {wording.rows(self.evaluation.rows)} were scored: read the intervals, not the single figures."
-
-    def _zero_caution(self) -> str:
-        """With no mistake every resample is perfect, so the bootstrap cannot show doubt."""
-        rows = self.evaluation.rows
-        if self.accuracy.value < 1:
-            return ""
-        ceiling = 1 - 0.05 ** (1 / rows)
-        return f"No mistake in {wording.rows(rows)} does not mean none: the true error may be up to {wording.percent(ceiling)}."
-
-    def _baseline_caution(self) -> str:
-        return (
-            ""
-            if self.evaluation.baselines
-            else "No baseline was scored, so nothing says whether a cheaper method does as well."
-        )
-
     @property
     def weak_spots(self) -> list[str]:
-        """Where the classifier fails, each claim only where its interval carries it."""
-        return [
-            text
-            for text in (self._weak_class(), self._weak_pair(), self._weak_length(), self._sure_and_wrong())
-            if text
-        ]
+        """Where the classifier fails, each claim only where a test or an interval carries it."""
+        return judgement.weak_spots(self.evaluation)
 
-    def _weak_class(self) -> str:
-        present = [scores for scores in self.evaluation.classes if scores.support]
-        if len(present) < 2:  # noqa: PLR2004 - one label alone cannot be the weaker one
-            return ""
-        worst, best = (pick(present, key=_recall) for pick in (min, max))
-        if worst.recall.high >= best.recall.low:
-            return f"No label stands out: recall is {wording.percent(worst.recall.value)} to {wording.percent(best.recall.value)}."
-        found, share = wording.percent(worst.recall.value), wording.percent_range(worst.recall)
-        return f"Weakest label: “{worst.label}”. {found} of its {wording.rows(worst.support)} are found ({share})."
-
-    def _weak_pair(self) -> str:
-        if self.several:
-            return self._weak_threshold()
-        pairs = self.confusions
-        if not pairs:
-            return ""
-        first = pairs[0]
-        return f"Most frequent confusion: “{first.label}” taken for “{first.predicted}”, {wording.rows(first.rows)}."
-
-    def _weak_threshold(self) -> str:
-        """Name the label that is given wrongly most often."""
-        worst = max(self.evaluation.errors, key=lambda label: label.wrong, default=None)
-        if worst is None or not worst.wrong:
-            return ""
-        return f"Most often given wrongly: “{worst.label}”, to {wording.rows(worst.wrong)}."
-
-    def _weak_length(self) -> str:
-        slices = self.evaluation.by_length
-        if len(slices) < 2:  # noqa: PLR2004 - one slice alone cannot be the weaker one
-            return ""
-        worst = min(slices, key=lambda part: part.accuracy.value)
-        if worst.accuracy.high >= self.accuracy.value:
-            return "No text length stands out."
-        right = "with all labels right" if self.several else "right"
-        found = f"{wording.percent(worst.accuracy.value)} {right} ({wording.percent_range(worst.accuracy)})"
-        return f"Hardest length: {worst.name} tokens, {found}, {wording.rows(worst.rows)}."
-
-    def _sure_and_wrong(self) -> str:
-        if not self.evaluation.mistakes:
-            return "It made no mistake on these rows."
-        return f"It can be sure and wrong: its most confident mistake had {wording.sureness(self.evaluation.mistakes[0].probability)}."
+    @property
+    def parts(self) -> list[tuple[str, Slice, str]]:
+        """Each part of the rows other than by length: its name, its scores, and the verdict in words."""
+        return [(title(part), part, judgement.PARTS[part.verdict]) for part in self.evaluation.slices]
 
     @property
     def confusions(self) -> list[Confusion]:
@@ -349,9 +254,23 @@ class Facts:
             _measured(
                 "Peak memory", estimate.train_memory_gb or estimate.memory_gb, run.peak_memory_gb, wording.gigabytes
             ),
+            *self._measured_on_gpu,
             _measured("Optimiser steps", estimate.steps, run.steps, wording.count),
             _measured("Trained parameters", estimate.trainable_parameters, run.trainable_parameters, wording.count),
         ]
+
+    @property
+    def _measured_on_gpu(self) -> list[Measured]:
+        """The same for the GPU's memory, where a CUDA GPU was used; CUDA's own context is in neither figure."""
+        run = self.run
+        if not run.peak_gpu_memory_gb:
+            return []
+        return [_measured("Peak GPU memory", run.predicted_gpu_memory_gb, run.peak_gpu_memory_gb, wording.gigabytes)]
+
+    @property
+    def gpu_peak(self) -> str:
+        """The most that PyTorch reserved of a CUDA GPU."""
+        return wording.gigabytes(self.run.peak_gpu_memory_gb)
 
     @property
     def summary(self) -> list[tuple[str, str]]:
@@ -379,6 +298,7 @@ class Facts:
             ),
             ("Speed", f"{run.tokens_per_second:,.0f} tokens per second"),
             ("Peak memory", wording.gigabytes(run.peak_memory_gb)),
+            *([("Peak GPU memory", self.gpu_peak)] if run.peak_gpu_memory_gb else []),
             *(
                 (f"Memory ran out, {number}", memory.describe(event))
                 for number, event in enumerate(run.memory_events, 1)
@@ -424,26 +344,5 @@ def _has(entry: Mapping[str, Any], key: str) -> bool:
     return "step" in entry and isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
 
 
-def _recall(scores: ClassScores) -> float:
-    return scores.recall.value
-
-
 def _measured(what: str, predicted: float, measured: float, write: Any) -> Measured:
     return Measured(what, write(predicted), write(measured), wording.times(measured, predicted))
-
-
-def _verdict(ours: Interval, baseline: Baseline, metric: str, name: str) -> Verdict:
-    """Compare row by row where that was done, else by whether the two intervals overlap."""
-    theirs = baseline.metrics[metric]
-    gain = baseline.advantage or Interval(ours.value - theirs.value, ours.low - theirs.high, ours.high - theirs.low)
-    difference = f"{wording.points(gain.value)} points of {name}, 95{wording.NBSP}% interval {wording.points(gain.low)} to {wording.points(gain.high)}"
-    if gain.low > 0:
-        return Verdict("good", f"Clearly better than the baseline {baseline.name}: {difference}.")
-    if gain.high < 0:
-        return Verdict(
-            "bad",
-            f"Clearly worse than the baseline {baseline.name}: {difference}. The cheaper method serves better here.",
-        )
-    return Verdict(
-        "unclear", f"Not clearly better than the baseline {baseline.name}: {difference}, which includes zero."
-    )

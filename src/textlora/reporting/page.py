@@ -14,8 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from textlora import __version__
+from textlora.paired import shown_p
 from textlora.reporting import card, figures, wording
+from textlora.reporting.chance import Chance
+from textlora.reporting.crossing import Crossing
 from textlora.reporting.facts import Facts
+from textlora.reporting.trust import TrustFacts
 from textlora.types import Curve
 
 LEGEND_CURVES = 6
@@ -23,18 +27,37 @@ LEGEND_CURVES = 6
 
 def html(facts: Facts) -> str:
     """Return ``report.html``: one file, no script, nothing from outside."""
-    return _environment(escape_html=True).get_template("report.html.j2").render(facts=facts, pictures=pictures(facts))
+    template = _environment(escape_html=True).get_template("report.html.j2")
+    return template.render(facts=facts, pictures=pictures(facts), **_sections(facts))
 
 
 def markdown(facts: Facts) -> str:
     """Return ``report.md``."""
-    return _environment(escape_html=False).get_template("report.md.j2").render(facts=facts)
+    return _environment(escape_html=False).get_template("report.md.j2").render(facts=facts, **_sections(facts))
+
+
+def _sections(facts: Facts) -> dict[str, Any]:
+    """Return what is told of probabilities, and of several trainings; None where there is nothing."""
+    return {
+        "trust": TrustFacts.of(facts.evaluation),
+        "chance": Chance(facts.seeds) if facts.seeds else None,
+        "crossing": Crossing(facts.folds) if facts.folds else None,
+    }
 
 
 def model_card(facts: Facts) -> str:
     """Return ``model_card.md``, front matter included."""
     front = Markup(card.front_matter(facts))  # noqa: S704 - written by a YAML writer that quotes what it must
-    return _environment(escape_html=False).get_template("model_card.md.j2").render(facts=facts, front_matter=front)
+    return (
+        _environment(escape_html=False)
+        .get_template("model_card.md.j2")
+        .render(facts=facts, front_matter=front, trust=TrustFacts.of(facts.evaluation))
+    )
+
+
+def rendered(template: str, *, escape_html: bool, **facts: Any) -> str:
+    """Return a template filled in; ``escape_html`` for HTML, else Markdown's own signs are escaped."""
+    return _environment(escape_html=escape_html).get_template(template).render(**facts)
 
 
 def render(template: str, **values: Any) -> str:
@@ -69,7 +92,7 @@ def _environment(*, escape_html: bool) -> Environment:
             "carriers",
         )
     }
-    environment.filters.update(words, code=code, block=code_block)
+    environment.filters.update(words, code=code, block=code_block, shown_p=shown_p)
     environment.globals.update(public_name=card.public_name, version=__version__)
     return environment
 
