@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from textlora.auditing.decisions import DROP, KEEP, LabelWords
 from textlora.interval import Interval
 from textlora.types import Finding, RowCounts, Task
 
@@ -61,8 +63,9 @@ class Audit:
         counts: the source's rows; those that were audited are ``kept``.
         findings: what was noticed when the rows were read.
         suspects: the worst first.
-        errors: share of the audited rows whose label is wrong, estimated; ``low`` and ``high`` are
-            bounds that rest on the classifiers being right where they are sure.
+        errors: estimated share of wrong labels, on the high side, see ``textlora.auditing.noise``; of wrong yes or
+            no answers where rows have several labels.
+        surest: rows, or answers, that the estimate rests on.
         accuracy: share of the rows whose own label is the most probable one out of fold.
         folds: how many classifiers were trained.
         base_model: their encoder.
@@ -82,6 +85,7 @@ class Audit:
     findings: tuple[Finding, ...]
     suspects: tuple[Suspect, ...]
     errors: Interval
+    surest: int
     accuracy: float
     folds: int
     base_model: str
@@ -99,6 +103,30 @@ class Audit:
         """How many suspects there are of each kind that occurs."""
         found = Counter(suspect.kind for suspect in self.suspects)
         return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    @property
+    def decisions(self) -> tuple[str, str]:
+        """How keeping and dropping a row is written, where a label may have these names."""
+        words = LabelWords(self.label_names)
+        return words.word(KEEP), words.word(DROP)
+
+    @property
+    def next_command(self) -> str:
+        """The command that applies a review."""
+        name = Path(self.source).name
+        stem, dot, rest = name.partition(".")
+        review = shlex.quote(str(self.folder / "audit.csv"))
+        return f"textlora audit {shlex.quote(self.source)} --apply {review} --out {shlex.quote(f'{stem}.cleaned{dot}{rest}')}"
+
+    @property
+    def told(self) -> str:
+        """How many labels are wrong, as far as can be told, in a sentence."""
+        what = "answers, yes or no," if self.task == "multi_label" else "rows"
+        found = self.errors
+        return (
+            f"Of the {self.surest:,} {what} that the classifiers are surest of, {found.value:.1%} ({found.low:.1%} to {found.high:.1%}) "
+            "are labelled otherwise: about so many labels are wrong in all, if errors are as frequent among the harder rows."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ def run(
     truth = label_matrix(dataset.train.labels, len(dataset.label_names))
     crossing = Crossing(truth, whole.folds, dataset.task, request.settings.seed)
     probabilities, description = _probabilities(crossing, _members(whole, states), progress)
+    errors, surest = estimate_errors(truth, probabilities, dataset.task, whole.clusters)
     doubts = find_doubts(truth, probabilities, dataset.task)
     top = states.rows(slice(None), width)
     suspects = find_suspects(
@@ -73,7 +74,8 @@ def run(
         counts=info.counts,
         findings=info.findings,
         suspects=suspects,
-        errors=estimate_errors(truth, probabilities, info.task),
+        errors=errors,
+        surest=surest,
         accuracy=_accuracy(truth, probabilities, crossing),
         folds=folds,
         base_model=settings.model.base_model,
