@@ -23,14 +23,13 @@ from textlora.readers import Row, Table
 _SHOWN = 20
 
 
-def apply_review(request: Request, review: Path, out: Path, *, review_encoding: str | None = None) -> Correction:
+def apply_review(request: Request, review: Path, out: Path) -> Correction:
     """Write a copy of a file with the labels as a review decided.
 
     Args:
         request: the file, read as it was audited.
         review: the reviewed ``audit.csv``.
         out: the copy; replaced if it is there.
-        review_encoding: of the review, when neither UTF-8 nor UTF-16.
 
     Raises:
         UsageError: the review is of another file, has impossible decisions, or ``out`` is a file in use here.
@@ -38,7 +37,7 @@ def apply_review(request: Request, review: Path, out: Path, *, review_encoding: 
         ResourceError: the copy cannot be written.
     """
     _check_paths(request, review, out)
-    reviewed = read_review(review, encoding=review_encoding)
+    reviewed = read_review(review)
     tables, columns, cells, _ = open_all(request)
     table = tables[MAIN]
     seen = _look_up(table, (columns.text, columns.label), cells, request, {one.row for one in reviewed})

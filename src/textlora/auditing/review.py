@@ -11,7 +11,7 @@ from pathlib import Path
 from textlora import checks, readers, storage
 from textlora.auditing.nouns import Suspect
 from textlora.errors import DataError, UsageError
-from textlora.readers import BadRow
+from textlora.readers import BadRow, Table
 
 COLUMNS = (
     "rank", "decision", "kind", "label", "suggested", "probability", "suggested_probability", "text", "similar_row",
@@ -61,14 +61,23 @@ class Reviewed:
     key: str
 
 
-def read_review(path: Path, *, encoding: str | None = None) -> list[Reviewed]:
-    """Read a reviewed file, in whatever order and with whatever delimiter it was saved.
+def read_review(path: Path) -> list[Reviewed]:
+    """Read a reviewed file, in whatever order, with whatever delimiter and in whatever encoding it was saved.
 
     Raises:
         DataError: it cannot be read, or lines of it are broken.
         UsageError: it lacks a column.
     """
-    table = readers.open_table(path, encoding=encoding)
+    try:
+        return _read(readers.open_table(path), path)
+    except DataError as error:
+        if not isinstance(error.__cause__, UnicodeDecodeError):
+            raise
+        # Spreadsheets on Windows save so; what it does to other scripts is seen when labels are compared.
+        return _read(readers.open_table(path, encoding="cp1252"), path)
+
+
+def _read(table: Table, path: Path) -> list[Reviewed]:
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise UsageError(
