@@ -90,9 +90,16 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Calla
     ) -> None:
         """Find rows whose label is likely wrong; with --apply, turn their review into a corrected file."""
         from textlora import api_audit
+        from textlora.auditing import FOLDS
 
         chosen = settings.parse_assignments(set_ or []) | data_settings(sample, group, None, label_separator)
-        read = {"text": text, "label": label, "labels": label_list(labels), "encoding": encoding, "assignments": chosen}
+        read: dict[str, Any] = {
+            "text": text,
+            "label": label,
+            "labels": label_list(labels),
+            "encoding": encoding,
+            "assignments": chosen,
+        }
         if apply is not None:
             _refuse_training({"--folds": folds, "--base-model": base_model, "--overwrite": overwrite or None})
             if out is None:
@@ -104,7 +111,7 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Calla
             return
         with reporter() as told:
             found = api_audit.audit(
-                data, **read, base_model=base_model, folds=api_audit.FOLDS if folds is None else folds, out=out,
+                data, **read, base_model=base_model, folds=FOLDS if folds is None else folds, out=out,
                 overwrite=overwrite, progress=told,
             )  # fmt: skip
         print_json({"audit": found}) if as_json else show_audit(found, terminal.stdout())

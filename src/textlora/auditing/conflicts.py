@@ -104,4 +104,4 @@ def find_outliers(states: NDArray[np.float32], clusters: NDArray[np.int32], *, s
     mean = np.where(own, 0.0, distances).sum(axis=1) / np.maximum((~own).sum(axis=1), 1)
     low, high = np.quantile(mean, (0.25, 0.75))
     far = np.argsort(-mean, kind="stable")[:MOST_OUTLIERS]
-    return far[mean[far] > high + SPREADS * (high - low)]
+    return np.asarray(far[mean[far] > high + SPREADS * (high - low)])

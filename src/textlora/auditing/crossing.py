@@ -126,22 +126,6 @@ def _with_every_label(drawn: NDArray[np.intp], training: NDArray[np.intp], truth
     return np.unique(np.concatenate([drawn, np.array(more, np.intp)]))
 
 
-def _fit(classifier: Any, features: Any, truth: Decisions) -> tuple[Any, NDArray[np.intp]]:
-    """Return a fitted classifier and the class of each of its columns."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.multiclass import OneVsRestClassifier
-
-    with warnings.catch_warnings():
-        # What has not converged yet is good enough to rank by.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if (truth.sum(axis=1) == 1).all():
-            model = classifier.fit(features, truth.argmax(axis=1))
-            return model, np.asarray(model.classes_)
-        # A label that all training rows have, or none, is answered without a model.
-        warnings.filterwarnings("ignore", message="Label .* is present in all", category=UserWarning)
-        return OneVsRestClassifier(classifier).fit(features, truth.astype(np.int8)), np.arange(truth.shape[1])
-
-
 def _loss(truth: Decisions, probabilities: Floats, task: Task) -> float:
     """Return the mean negative log-likelihood of the rows; of all their labels where they may have several."""
     safe = np.clip(probabilities, LEAST, 1 - LEAST)

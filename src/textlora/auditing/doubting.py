@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 from textlora.tasks import Decisions, Floats
 from textlora.types import Task
 
+FILTER = "confident_learning"
+"""Doubted is what lies off the diagonal of the confident joint. cleanlab's other filters take a number of rows that is
+scaled and rounded, which is none where a label has few wrong ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
@@ -60,12 +64,9 @@ def _several(truth: Decisions, probabilities: Floats) -> Doubts:
     labels = [np.flatnonzero(row).tolist() for row in truth]
     wrong = np.asarray(find_multilabel_issues_per_class(labels, probabilities, filter_by=FILTER, n_jobs=1))
     answers = np.where(truth, probabilities, 1 - probabilities)
-    doubted = wrong.any(axis=1)
+    doubted: NDArray[np.bool_] = np.asarray(wrong.any(axis=1))
     # Where no answer is doubted, the least probable one is what one would look at.
     least = np.arange(truth.shape[1]) == answers.argmin(axis=1)[:, None]
     changed = np.where(doubted[:, None], wrong, least)
     own = np.where(changed, answers, 1.0).min(axis=1)
     return Doubts(doubted, truth ^ changed, own, 1 - own)
-
-
-FILTER = "prune_by_noise_rate"

@@ -42,7 +42,7 @@ class Words:
     """
 
     name = "words"
-    strengths = tfidf.STRENGTHS
+    strengths: Sequence[float] = tfidf.STRENGTHS
 
     def __init__(self, matrix: Any) -> None:
         self._matrix = matrix
@@ -74,7 +74,7 @@ class States:
     """
 
     name = "hidden states"
-    strengths = STATE_STRENGTHS
+    strengths: Sequence[float] = STATE_STRENGTHS
 
     def __init__(self, folder: Path, count: int, width: int) -> None:
         self._shape = (count, width)

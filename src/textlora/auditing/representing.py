@@ -47,13 +47,15 @@ def represent(
     layers = chosen_layers(base.layers)
     attention = planning.prediction_attention(settings, machine)
     precision, device = settings.compute.precision or "fp32", settings.compute.device or "cpu"
-    parts = [dataset.fingerprint, base.revision, tokenizer.fingerprint, repr(layers), precision, attention, device]
+    # Labels do not count: an audit of a corrected file may go on with the same states.
+    content = storage.fingerprint(dataset.train.texts)
+    parts = [content, base.revision, tokenizer.fingerprint, repr(layers), precision, attention, device]
     check_disk(folder, len(dataset.train), len(layers) * base.hidden)
     found = States(folder / storage.fingerprint(parts)[:16], len(dataset.train), len(layers) * base.hidden)
     if found.done == len(dataset.train):
         return found, base.hidden
     texts = token_store.open_or_build(
-        folder / storage.TOKENS, dataset.train.texts, tokenizer, data=dataset.fingerprint,
+        folder / storage.TOKENS, dataset.train.texts, tokenizer, data=content,
         progress=lambda done, total: progress("tokenize", done, total, ""),
     )  # fmt: skip
     spec = encoder.EncoderSpec(base.folder, dataset.label_names, precision, attention, bits=settings.quantization.bits)

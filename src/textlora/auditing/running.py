@@ -12,7 +12,7 @@ import numpy as np
 
 from textlora import auditing, hardware, planning, storage
 from textlora.auditing.conflicts import find_conflicts, find_outliers
-from textlora.auditing.crossing import Crossing
+from textlora.auditing.crossing import Crossing, Tell
 from textlora.auditing.doubting import find_doubts
 from textlora.auditing.members import Member, States, Words
 from textlora.auditing.noise import estimate_errors
@@ -104,13 +104,14 @@ def _members(whole: Whole, states: States) -> list[Member]:
 
 def _probabilities(crossing: Crossing, members: list[Member], progress: auditing.Progress) -> tuple[Floats, str]:
     """Return the pooled out-of-fold probabilities (N, C), and in words where they come from."""
-    answers = [
-        crossing.out_of_fold(member, lambda done, total, name=member.name: progress(name, done, total, ""))
-        for member in members
-    ]
+    answers = [crossing.out_of_fold(member, _named(progress, f"learn {member.name}")) for member in members]
     pooled, weights = crossing.pool(answers)
     parts = [f"{member.name} (weight {weight:.2f})" for member, weight in zip(members, weights, strict=True)]
     return pooled, f"logistic regression on {' and on '.join(parts)}"
+
+
+def _named(progress: auditing.Progress, stage: str) -> Tell:
+    return lambda done, total: progress(stage, done, total, "")
 
 
 def _accuracy(truth: Any, probabilities: Floats, crossing: Crossing) -> float:

@@ -95,8 +95,9 @@ def _csv_lines(table: Table, row: Row, column: str, cell: Any, lines: list[str])
     values = list(row.values)
     values[table.columns.index(column)] = cell
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=table.delimiter or ",", lineterminator=_line_end(lines)).writerow(values)
-    return text.getvalue()
+    # Cells with a line end are quoted only for what stands in the terminator, so the row's own comes afterwards.
+    csv.writer(text, delimiter=table.delimiter or ",", lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + _line_end(lines)
 
 
 def _json_line(_: Table, __: Row, column: str, cell: Any, lines: list[str]) -> str:

@@ -26,7 +26,7 @@ def report_audit(audit: Audit) -> Path:
         ResourceError: the folder cannot be written.
     """
     path = audit.folder / PAGE
-    storage.write_text(path, page.render("audit.html.j2", audit=audit, facts=AuditFacts(audit)))
+    storage.write_text(path, page.rendered("audit.html.j2", escape_html=True, audit=audit, facts=AuditFacts(audit)))
     return path
 
 

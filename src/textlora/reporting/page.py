@@ -60,11 +60,6 @@ def rendered(template: str, *, escape_html: bool, **facts: Any) -> str:
     return _environment(escape_html=escape_html).get_template(template).render(**facts)
 
 
-def render(template: str, **values: Any) -> str:
-    """Return an HTML page made from a template of this folder; all values are escaped."""
-    return _environment(escape_html=True).get_template(template).render(**values)
-
-
 @cache
 def _environment(*, escape_html: bool) -> Environment:
     environment = Environment(
