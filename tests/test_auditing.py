@@ -130,8 +130,8 @@ class TestFinding:
     def test_equal_texts_with_different_labels(self, found):
         audit, _, _ = found
         pair = [one for one in audit.suspects if one.kind == "conflict"]
-        assert {(one.row, one.similar, one.label, one.suggested) for one in pair} == {
-            ("300", "301", "positive", "negative"), ("301", "300", "negative", "positive"),
+        assert {(one.row, one.similar, one.similar_line, one.label, one.suggested) for one in pair} == {
+            ("300", "301", 303, "positive", "negative"), ("301", "300", 302, "negative", "positive"),
         }  # fmt: skip
 
     def test_a_misspelt_label(self, found):

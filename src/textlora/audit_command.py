@@ -158,7 +158,12 @@ def show_audit(audit: Audit, console: Console) -> None:
 def _show_suspects(audit: Audit, console: Console) -> None:
     table = _table(audit.unit, "label", "suggested", "text")
     for one in audit.suspects[:SHOWN]:
-        table.add_row(str(one.line), _with_figure(one.label, one.probability), _suggestion(one), Text(_start(one.text)))
+        table.add_row(
+            str(one.line),
+            _with_figure(one.label, one.probability),
+            _suggestion(one, audit.unit),
+            Text(_start(one.text)),
+        )
     console.print(table)
     if len(audit.suspects) > SHOWN:
         console.print(f"  and {len(audit.suspects) - SHOWN:,} more")
@@ -168,11 +173,11 @@ def _with_figure(label: str, probability: float | None) -> Text:
     return Text(label if probability is None else f"{label} {probability:.2f}")
 
 
-def _suggestion(one: Suspect) -> Text:
+def _suggestion(one: Suspect, unit: str) -> Text:
     if one.kind == "outlier":
         return Text("(unlike all others)")
     shown = _with_figure(one.suggested, one.suggested_probability)
-    return shown.append(f", as row {one.similar}") if one.similar else shown
+    return shown.append(f", as {unit} {one.similar_line}") if one.similar else shown
 
 
 def _start(text: str) -> str:

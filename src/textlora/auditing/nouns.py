@@ -38,6 +38,7 @@ class Suspect:
         text: the cleaned text.
         key: stands for row and text, to see whether a review belongs to a file.
         similar: the row of the near-duplicate with another label.
+        similar_line: where that one stands in the source; 0 where there is none.
     """
 
     row: str
@@ -50,6 +51,7 @@ class Suspect:
     text: str
     key: str
     similar: str = ""
+    similar_line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,14 @@ class Audit:
         what = "answers, yes or no," if self.task == "multi_label" else "rows"
         found = self.errors
         return (
-            f"Of the {self.surest:,} {what} that the classifiers are surest of, {found.value:.1%} ({found.low:.1%} to {found.high:.1%}) "
-            "are labelled otherwise: about so many labels are wrong in all, if errors are as frequent among the harder rows."
+            f"Of the {self.surest:,} {what} that the classifiers are surest of, {_percent(found.value)} ({_percent(found.low)} to "
+            f"{_percent(found.high)}) are labelled otherwise: about so many labels are wrong at most, if errors are as frequent "
+            "among the harder rows."
         )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 @dataclass(frozen=True, slots=True)

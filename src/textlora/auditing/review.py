@@ -14,7 +14,7 @@ from textlora.errors import DataError, UsageError
 from textlora.readers import BadRow, Table
 
 COLUMNS = (
-    "rank", "decision", "kind", "label", "suggested", "probability", "suggested_probability", "text", "similar_row",
+    "rank", "decision", "kind", "label", "suggested", "probability", "suggested_probability", "text", "similar_line",
     "row", "line", "key",
 )  # fmt: skip
 NEEDED = ("row", "label", "decision", "key")
@@ -43,7 +43,9 @@ def write_review(path: Path, suspects: Iterable[Suspect]) -> None:
             texts = map(checks.spreadsheet_cell, (one.kind, one.label, one.suggested))
             probabilities = (_figure(one.probability), _figure(one.suggested_probability))
             text = checks.spreadsheet_cell(one.text[:CELL_LIMIT])
-            writer.writerow((rank, "", *texts, *probabilities, text, one.similar, one.row, one.line, one.key))
+            writer.writerow(
+                (rank, "", *texts, *probabilities, text, one.similar_line or "", one.row, one.line, one.key)
+            )
 
 
 def _figure(probability: float | None) -> str:

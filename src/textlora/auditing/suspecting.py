@@ -79,13 +79,14 @@ class _Teller:
         suggested[list(one.labels)] = True
         as_doubted = bool((suggested == self._doubts.suggested[one.row]).all())
         probability = float(self._doubts.other[one.row]) if as_doubted else None
-        similar = self._rows.ids[one.similar]
-        return self._suspect(one.row, "conflict", self._shown(suggested), probability, similar)
+        return self._suspect(one.row, "conflict", self._shown(suggested), probability, one.similar)
 
     def outlier(self, row: int) -> Suspect:
         return self._suspect(row, "outlier", "", None)
 
-    def _suspect(self, row: int, kind: Kind, suggested: str, probability: float | None, similar: str = "") -> Suspect:
+    def _suspect(
+        self, row: int, kind: Kind, suggested: str, probability: float | None, similar: int | None = None
+    ) -> Suspect:
         number, text = self._rows.ids[row], self._rows.texts[row]
         return Suspect(
             row=number,
@@ -97,7 +98,8 @@ class _Teller:
             suggested_probability=probability,
             text=text,
             key=row_key(number, text),
-            similar=similar,
+            similar="" if similar is None else self._rows.ids[similar],
+            similar_line=0 if similar is None else int(self._whole.lines[similar]),
         )
 
     def _shown(self, labels: NDArray[np.bool_]) -> str:
