@@ -48,6 +48,7 @@ __all__ = [
     "Format",
     "Row",
     "Table",
+    "check_file",
     "find_columns",
     "find_text_column",
     "is_compressed",
