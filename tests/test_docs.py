@@ -16,6 +16,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(<!-- not run: (?P<why>[^>]+) -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)```", re.DOTALL)
 # Documents that speak about the past or about machines that are not here.
 NOT_COMMANDS = {"log.md"}
+# Four whole trainings; that of quickstart.md runs each time, several seeds and folds have tests of their own.
+SLOW = {"fit.md"}
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -40,7 +42,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, example_run: Path) -> Pa
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_COMMANDS], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else (), id=page.name)
+        for page in PAGES
+        if page.name not in NOT_COMMANDS
+    ],
+)
 def test_commands_of_the_docs_run(page, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     for command in commands(page):
