@@ -48,7 +48,7 @@ class Verdict:
     """Whether the best trial is better than the default beyond the noise of the validation rows.
 
     Both were scored on the same rows. What counts are the rows on which one is right and the other wrong: a
-    sign test, McNemar's exact one. The best of many trials is the luckiest of them as well, so the chance is
+    sign test, McNemar's exact one, in which rows that resemble each other change sides together. The best of many trials is the luckiest of them as well, so the chance is
     multiplied by the number of trials that it was chosen from (Bonferroni).
 
     Attributes:
@@ -178,7 +178,7 @@ class Trials:
         verdict = self.verdict
         if verdict is None:
             return ""
-        chance = f"p = {verdict.p_value:.2g} by a paired sign test, corrected for {verdict.comparisons} trials"
+        chance = f"p = {verdict.p_value:.2g} by a paired test, corrected for {verdict.comparisons} trials"
         if verdict.better:
             return f"That is better than chance ({chance}): trial {verdict.best} is recommended. Its own score is the largest of many and flatters it."
         return (

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from textlora import models, planning, settings, storage
 from textlora.errors import Interrupted, UsageError
 from textlora.repeated import Ahead
+from textlora.resampling import Units
 from textlora.series import Progress
 from textlora.trials import DEFAULT, TOLD_IMPORTANCE, Trial, Trials, Verdict
 from textlora.tuning.judging import judge
@@ -225,7 +226,9 @@ def _verdict(dataset: Dataset, found: Trials) -> Verdict | None:
     if best is None or best.number == DEFAULT:
         return None
     ours, theirs = (_right(dataset, number) for number in (best.number, DEFAULT))
-    return judge(best.number, ours, theirs, comparisons=sum(trial.number != DEFAULT for trial in found.trials))
+    others = sum(trial.number != DEFAULT for trial in found.trials)
+    units = Units.of_split(dataset.validation).numbers
+    return judge(best.number, ours, theirs, comparisons=others, units=units)
 
 
 def _right(dataset: Dataset, number: int) -> NDArray[np.int64]:
