@@ -89,7 +89,7 @@ class Trials:
         minutes: limit of time that was asked for, or None.
         ended: why it ended before all trials; empty if it did not.
         importance: share of each setting in the differences between trials, where there are enough.
-        verdict: None while the search is under way, or where the default is the best trial.
+        verdict: None while the search is under way, or where no trial has a better score than the default.
         dataset_fingerprint: the data.
     """
 
@@ -120,6 +120,11 @@ class Trials:
     def best(self) -> Trial | None:
         """The best trial; of equals the one with the smaller loss, then the first."""
         return max(self.complete, key=self._rank, default=None)
+
+    @property
+    def default(self) -> Trial | None:
+        """The trial with the default settings, if it has ended."""
+        return next((trial for trial in self.complete if trial.number == DEFAULT), None)
 
     def _rank(self, trial: Trial) -> tuple[float, float]:
         return self.sign * (trial.value or 0.0), -(trial.loss or 0.0)
@@ -157,7 +162,7 @@ class Trials:
     @property
     def told(self) -> str:
         """The verdict in words."""
-        best, default = self.best, next((trial for trial in self.complete if trial.number == DEFAULT), None)
+        best, default = self.best, self.default
         if best is None or default is None:
             return "No trial has ended yet."
         if self.verdict is None:

@@ -221,9 +221,9 @@ def _plan_of(task: Task, trial: Trial, found: Trials) -> Plan:
 
 
 def _verdict(dataset: Dataset, found: Trials) -> Verdict | None:
-    """Compare the best trial with the default on the validation rows; None where it is the default."""
-    best = found.best
-    if best is None or best.number == DEFAULT:
+    """Compare the best trial with the default on the validation rows; None where it has no better score."""
+    best, default = found.best, found.default
+    if best is None or default is None or best.value == default.value:
         return None
     ours, theirs = (_right(dataset, number) for number in (best.number, DEFAULT))
     others = sum(trial.number != DEFAULT for trial in found.trials)
