@@ -20,7 +20,17 @@ import typer
 from pydantic import TypeAdapter
 from typer.exceptions import TyperException
 
-from textlora import __version__, adapt_command, memory, repeated, settings, terminal, terminal_several, tune_command
+from textlora import (
+    __version__,
+    adapt_command,
+    memory,
+    repeated,
+    scoring_command,
+    settings,
+    terminal,
+    terminal_several,
+    tune_command,
+)
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
 from textlora.options import (
     Backup,
@@ -303,29 +313,40 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="[TEXT]...",
-            help="Texts, or one FILE with --out; else one text a line from standard input.",
+            help="Texts, or FILES, folders and globs with --out; else one text a line from standard input.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Score FILE into this file (.csv .tsv .jsonl .parquet).")
+        str | None,
+        typer.Option(
+            "--out", help="Score FILES into this file (.csv .tsv .jsonl .parquet), or a file each into FOLDER/."
+        ),
     ] = None,
-    text: Annotated[str | None, typer.Option("--text", help="Text column of FILE; found when not given.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Text column of FILES; found when not given.")] = None,
     encoding: Annotated[
-        str | None, typer.Option("--encoding", help="Encoding of FILE, when neither UTF-8 nor UTF-16.")
+        str | None, typer.Option("--encoding", help="Encoding of FILES, when neither UTF-8 nor UTF-16.")
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show which words carried each decision, found by leaving them out.")
     ] = False,
     as_json: Json = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="What scores FILES: local, or ray (Ray Data, on its cluster).")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes with a classifier each, with --engine ray; 2 by default.")
+    ] = None,
 ) -> None:
-    """Classify texts, standard input, or a file."""
+    """Classify texts, standard input, or files; a repeated call goes on where the last one stopped."""
     from textlora.classifier import Classifier
 
     if out is not None:
         if explain:
             raise UsageError("--explain is for texts, not for a file with --out.", hint="Give single texts to explain.")
-        _predict_file(run, texts or [], out, text, encoding, as_json)
+        options = scoring_command.Options(text, encoding, engine, workers)
+        done, length = scoring_command.predict_files(run, texts or [], out, options, _reporter)
+        _print_json({"scored": done}) if as_json else scoring_command.show_scored(done, length, terminal.stdout())
         return
     found = _texts(texts)
     classifier = Classifier.from_pretrained(run)
@@ -350,39 +371,6 @@ def _texts(texts: list[str] | None) -> list[str]:
     if len(texts) == 1 and len(texts[0]) < 1000 and Path(texts[0]).is_file():  # noqa: PLR2004
         raise UsageError(f"{texts[0]} is a file.", hint="Name the file to write the predictions to: --out scored.csv")
     return texts
-
-
-def _predict_file(
-    run: Path, texts: list[str], out: Path, text: str | None, encoding: str | None, as_json: bool
-) -> None:
-    from textlora.classifier import Classifier
-    from textlora.scoring import score_file
-
-    if len(texts) != 1:
-        raise UsageError(
-            f"--out scores one file, and {len(texts)} were named.",
-            hint="For instance: textlora predict runs/reviews new.csv --out scored.csv",
-        )
-    source = Path(texts[0])
-    classifier = Classifier.from_pretrained(run)
-    with _reporter() as reporter:
-        scored = score_file(
-            classifier, source, out, text=text, encoding=encoding,
-            progress=lambda done, total: reporter("predict", done, total),
-        )  # fmt: skip
-    if as_json:
-        _print_json({"scored": scored})
-        return
-    console = terminal.stdout()
-    console.print(f"{scored.scored:,} rows scored (column {scored.text_column!r}) -> {scored.out}")
-    if scored.truncated:
-        console.print(f"{scored.truncated:,} texts were longer than {classifier.whole_length:,} tokens and cut.")
-    if scored.not_sure is not None:
-        console.print(f"{scored.not_sure:,} of them it is not sure of (column 'not_sure').")
-    if scored.without_text:
-        console.print(f"{scored.without_text:,} rows without a text have an empty prediction.")
-    if scored.quarantined:
-        console.print(f"{scored.quarantined:,} broken lines are in {scored.quarantine}.")
 
 
 @app.command()

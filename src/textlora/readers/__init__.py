@@ -23,6 +23,7 @@ from textlora.readers.columns import (
 )
 from textlora.readers.decoding import open_text
 from textlora.readers.delimited import DELIMITERS, csv_table
+from textlora.readers.folders import data_files, data_suffix
 from textlora.readers.frames import read_frame
 from textlora.readers.json_lines import is_json, json_table
 from textlora.readers.lines import is_plain, open_lines
@@ -44,6 +45,8 @@ __all__ = [
     "Format",
     "Row",
     "Table",
+    "data_files",
+    "data_suffix",
     "find_columns",
     "find_text_column",
     "is_compressed",
