@@ -26,6 +26,7 @@ from textlora import (
     memory,
     repeated,
     scoring_command,
+    serve_command,
     settings,
     terminal,
     terminal_several,
@@ -525,6 +526,7 @@ def _plain(value: Any) -> Any:
 
 tune_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json, command=_command, show=_show)
 adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
+serve_command.register(app, reporter=_reporter)
 
 
 def run() -> int:
