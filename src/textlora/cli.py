@@ -23,6 +23,7 @@ from typer.exceptions import TyperException
 from textlora import (
     __version__,
     adapt_command,
+    audit_command,
     memory,
     repeated,
     scoring_command,
@@ -527,6 +528,7 @@ def _plain(value: Any) -> Any:
 tune_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json, command=_command, show=_show)
 adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
 serve_command.register(app, reporter=_reporter)
+audit_command.register(app, reporter=_reporter, print_json=_print_json)
 
 
 def run() -> int:

@@ -39,6 +39,7 @@ class Extra:
 
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
+AUDIT = Extra("cleanlab", (2, 9), "audit")
 OPTUNA = Extra("optuna", (5, 0), "tune")
 # What the server needs; one extra brings all.
 SERVE = (
