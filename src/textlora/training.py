@@ -37,22 +37,17 @@ from textlora import (
     token_store,
 )
 from textlora.backup import Backup
+from textlora.bundles import base_fingerprint, make_bundle
 from textlora.checkpoints import Checkpoint, Seal
-from textlora.classifier import (
-    Classifier,
-    base_fingerprint,
-    make_bundle,
-    measure_drift,
-    over_full_precision,
-    reload_difference,
-    reload_difference_here,
-)
+from textlora.classifier import Classifier
 from textlora.deciding import Unreached, fit_decision
+from textlora.drifting import measure_drift, over_full_precision
 from textlora.encoder import EncoderSpec
 from textlora.errors import Interrupted, ResourceError, TextloraWarning, TrainingError, UsageError, did_you_mean
 from textlora.losses import make_loss
 from textlora.memory import Budget
 from textlora.prefix import PrefixCache
+from textlora.reloading import reload_difference, reload_difference_here
 from textlora.sampling import BalancedSampler
 from textlora.tokenization import TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
@@ -543,7 +538,7 @@ def check_reload(classifier: Classifier, adapter: Path, dataset: Dataset, *, fre
     """
     compare = reload_difference if fresh else reload_difference_here
     difference = compare(classifier, adapter, _reload_texts(dataset))
-    tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
+    tolerance = RELOAD_TOLERANCE[classifier.device]
     if not difference <= tolerance:
         raise TrainingError(
             f"The saved classifier differs from the trained one after a reload: logits by {difference:.2g}, allowed {tolerance:g}.",
