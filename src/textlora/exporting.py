@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from textlora import encoder, models, storage
-from textlora.classifier import BUNDLE, Classifier, check_base, find_base, find_bundle, measure_drift
+from textlora.bundles import BUNDLE, check_base, find_base, find_bundle
+from textlora.classifier import Classifier
+from textlora.drifting import measure_drift
 from textlora.encoder import EncoderSpec
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.extras import QLORA
