@@ -20,7 +20,17 @@ import typer
 from pydantic import TypeAdapter
 from typer.exceptions import TyperException
 
-from textlora import __version__, adapt_command, memory, repeated, settings, terminal, terminal_several, tune_command
+from textlora import (
+    __version__,
+    adapt_command,
+    memory,
+    repeated,
+    serve_command,
+    settings,
+    terminal,
+    terminal_several,
+    tune_command,
+)
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
 from textlora.options import (
     Backup,
@@ -537,6 +547,7 @@ def _plain(value: Any) -> Any:
 
 tune_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json, command=_command, show=_show)
 adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
+serve_command.register(app, reporter=_reporter)
 
 
 def run() -> int:

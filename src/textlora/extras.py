@@ -40,3 +40,10 @@ class Extra:
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
 OPTUNA = Extra("optuna", (5, 0), "tune")
+# What the server needs; one extra brings all.
+SERVE = (
+    Extra("fastapi", (0, 130), "serve"),
+    Extra("starlette", (1, 10), "serve"),
+    Extra("uvicorn", (0, 40), "serve"),
+    Extra("prometheus_client", (0, 22), "serve"),
+)

@@ -1,0 +1,109 @@
+"""What the server counts, for Prometheus; a registry of its own for each server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+KIND = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# The rest of an address may hold anything.
+ROUTES = (
+    "/predict",
+    "/info",
+    "/health",
+    "/ready",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+    "/v2",
+    "/files",
+    "/report",
+    "/static",
+)
+
+
+class Metrics:
+    """The figures of a server.
+
+    Args:
+        waiting: returns the texts that wait, and their tokens.
+    """
+
+    def __init__(self, waiting: Callable[[], tuple[int, int]]) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        named = {"registry": self.registry}
+        self.requests = Counter("textlora_requests", "Requests answered.", ["route", "status"], **named)
+        self.seconds = Histogram(
+            "textlora_request_seconds", "From head to answer.", ["route"], buckets=SECONDS, **named
+        )
+        self.texts = Counter("textlora_texts", "Texts classified.", ["model"], **named)
+        self.tokens = Counter("textlora_tokens", "Tokens computed, about.", ["model"], **named)
+        self.batch_texts = Histogram("textlora_batch_texts", "Texts of a batch.", buckets=BATCHES, **named)
+        self.batch_seconds = Histogram("textlora_batch_seconds", "Seconds of a batch.", buckets=SECONDS, **named)
+        texts, tokens = (
+            Gauge("textlora_waiting_texts", "Texts that wait.", **named),
+            Gauge("textlora_waiting_tokens", "Tokens that wait, about.", **named),
+        )
+        texts.set_function(lambda: waiting()[0])
+        tokens.set_function(lambda: waiting()[1])
+
+    def batch(self, model: str, texts: int, tokens: int, seconds: float) -> None:
+        """Count a batch."""
+        self.texts.labels(model).inc(texts)
+        self.tokens.labels(model).inc(tokens)
+        self.batch_texts.observe(texts)
+        self.batch_seconds.observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Return all figures in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Counted:
+    """Counts the requests of an application.
+
+    Args:
+        app: what is counted.
+        metrics: where to.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, route = time.perf_counter(), _route(scope["path"])
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.requests.labels(route, str(message["status"])).inc()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def _route(path: str) -> str:
+    first = "/" + path.split("/")[1]
+    return first if first in ROUTES or path == "/" else "other"
