@@ -1,7 +1,7 @@
 """File jobs: uploaded tables that are scored in the background and forgotten soon after.
 
-One thread works them off, one after the other. Their texts go through the same door as everybody's, a few at a
-time, so that a single text waits for one small block at most and never for a file.
+One thread works them off, one after the other. Their texts wait in the same queue as everybody's, a few at a time,
+so that a single text waits for the next batch and never for a file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from textlora.errors import TextloraError
 from textlora.readers import open_table
 from textlora.scoring import ScoredFile, score_file
+from textlora.serving.refusals import ServerFault, overloaded
 from textlora.types import Prediction
 
 if TYPE_CHECKING:
@@ -38,13 +39,10 @@ LIFETIME = 3_600.0
 """Seconds that a finished job is kept, when nobody fetches its result."""
 AFTER_DOWNLOAD = 300.0
 """Seconds that it is kept after a download: enough to repeat one that broke off."""
-BLOCK_TEXTS = 32
-BLOCK_CHARACTERS = 40_000
-"""A block of texts that are predicted together: about what one forward pass on a CPU takes."""
-
-
-class TooManyJobs(TextloraError):
-    """There is no room for another file."""
+BLOCK_TEXTS = 256
+BLOCK_CHARACTERS = 100_000
+"""Texts that are handed over together. The queue cuts them into batches and lets others in between."""
+RETRY_SECONDS = 10
 
 
 class _Removed(Exception):
@@ -139,15 +137,12 @@ class Jobs:
         """Make room for an upload.
 
         Raises:
-            TooManyJobs: there is none.
+            ServerFault: 429, there is none.
         """
         self.sweep()
         with self._lock:
             if len(self._jobs) >= self._most:
-                raise TooManyJobs(
-                    f"{len(self._jobs)} files are here already, which is the most.",
-                    hint="Download or delete finished ones, or wait until some are done.",
-                )
+                raise overloaded(f"{len(self._jobs)} files are here already, which is the most.", RETRY_SECONDS)
             identity = secrets.token_urlsafe(16)
             job = Job(identity, name, model, self._folder / identity, text)
             self._jobs[identity] = job
@@ -203,7 +198,9 @@ class Jobs:
         except _Removed:
             pass
         except TextloraError as error:
-            self._fail(job, str(error))
+            self._fail(job, _told(error))
+        except ServerFault as fault:
+            self._fail(job, fault.message)
         except Exception as error:  # noqa: BLE001 - the next file must not suffer
             # Not the message of it: it may hold a part of somebody's text.
             logger.error("a file job failed: %s", type(error).__name__)
@@ -224,6 +221,12 @@ class Jobs:
         # Where the server keeps its files is nobody's business.
         job.message = message.replace(f"{job.folder}/", "")
         job.state = "failed"
+
+
+def _told(error: TextloraError) -> str:
+    """Return an error without the hint, where that speaks of the command line."""
+    lines = [error.message, *(f"– {problem}" for problem in error.problems)]
+    return "\n".join(lines if "--" in error.hint or "`" in error.hint else [*lines, error.hint]).strip()
 
 
 def _until_removed(job: Job, rows: Iterator[Any]) -> Iterator[Any]:

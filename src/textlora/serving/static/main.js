@@ -2,7 +2,7 @@
 
 import { at, count, make, plural, show } from "./dom.js";
 import { filePart } from "./files.js";
-import { Problem, ask } from "./requests.js";
+import { Problem, ask, hasKey } from "./requests.js";
 import { changed, reset, textPart } from "./text.js";
 
 const FEW_NAMES = 6;
@@ -13,6 +13,7 @@ const chosen = () => models.find((model) => model.name === at("model").value) ??
 async function begin() {
   textPart(chosen);
   filePart(chosen);
+  at("report").addEventListener("click", openReport);
   at("model").addEventListener("change", () => {
     reset();
     describe(chosen());
@@ -20,7 +21,8 @@ async function begin() {
   try {
     const info = await (await ask("info")).json();
     models = info.models;
-    at("version").textContent = `textlora ${info.version}`;
+    at("version").textContent = `– textlora ${info.version}`;
+    at("file-limit").textContent = `, up to ${count(Math.round(info.limits.file_bytes / 1e6))} MB`;
     at("model").replaceChildren(...models.map(({ name }) => make("option", { text: name })));
     at("models").hidden = models.length < 2;
     describe(chosen());
@@ -38,6 +40,18 @@ function describe(model) {
   at("report").href = `report/${encodeURIComponent(model.name)}`;
   at("column").placeholder = model.text_column || "";
   changed(model);
+}
+
+// A link cannot carry the key: the server gives a ticket for it.
+async function openReport(event) {
+  if (!hasKey()) return;
+  event.preventDefault();
+  try {
+    const { url } = await (await ask(`report/${encodeURIComponent(chosen().name)}`, { method: "POST" })).json();
+    if (!window.open(url, "_blank")) window.location.assign(url);
+  } catch (error) {
+    show(at("loading-trouble"), error.message);
+  }
 }
 
 function facts(model) {

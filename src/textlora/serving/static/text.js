@@ -63,7 +63,7 @@ export function changed(model) {
   at("count").textContent = !characters
     ? ""
     : `${count(characters)} ${characters === 1 ? "character" : "characters"}` +
-      (over ? `, about ${count(Math.round(tokens / 10) * 10)} tokens: more than the ${count(model.max_length)} the model reads at once` : "");
+      (over ? `, about ${count(Math.round(tokens / 10) * 10)} tokens: more than the ${count(model.max_length)} that the model reads` : "");
 }
 
 async function classify(given, model) {
@@ -87,16 +87,28 @@ async function classify(given, model) {
   }
 }
 
+// The answer takes one forward pass, what carried it many: the answer is shown first.
 async function answer(text, model, signal) {
-  const onWait = (seconds) => working(seconds ? `The server is busy. Trying again in ${seconds} s…` : "Classifying…");
-  const json = { inputs: [text], explain: true, model: model?.name };
-  const response = await ask("predict", { method: "POST", json, signal, onWait });
-  const { predictions } = await response.json();
-  showAnswer(text, predictions[0], model);
+  const prediction = await predict({ details: true }, "Classifying…", text, model, signal);
+  showAnswer(text, prediction, model);
+  const { explanation } = await predict({ explain: true }, "Looking for the words that carried it…", text, model, signal);
+  const strongest = words(text, { ...explanation, probability: scoreOf(prediction, explanation.label) });
+  at("spoken").textContent = spokenWords(strongest);
 }
 
+async function predict(wanted, doing, text, model, signal) {
+  const onWait = (seconds) => working(seconds ? `The server is busy. Trying again in ${seconds} s…` : doing);
+  working(doing);
+  const json = { inputs: [text], model: model.name, ...wanted };
+  const response = await ask("predict", { method: "POST", json, signal, onWait });
+  return (await response.json()).predictions[0];
+}
+
+const scoreOf = (prediction, label) => prediction.scores.find((each) => each.label === label)?.score;
+
 function fail(error) {
-  at("result").hidden = true;
+  // An answer that is there stays, even where the words for it did not come.
+  at("result").hidden = at("result").classList.contains("old");
   show(at("trouble"), error instanceof Problem ? error.message : "The page itself failed. Load it again.");
   if (!(error instanceof Problem)) console.error(error);
 }
@@ -115,8 +127,8 @@ function showAnswer(text, prediction, model) {
   show(at("truncated"), prediction.truncated ? truncatedNote(model) : "");
   at("result").classList.remove("old");
   at("result").hidden = false;
-  const strongest = words(text, prediction.explanation);
-  at("spoken").textContent = spoken(prediction, strongest);
+  words(text, null);
+  at("spoken").textContent = spoken(prediction);
 }
 
 const truncatedNote = (model) =>
@@ -139,10 +151,10 @@ function verdict(prediction, given, several) {
 }
 
 function bars(prediction, given, model) {
-  const thresholds = model.thresholds ?? {};
+  const thresholds = thresholdsOf(model);
   const possible = prediction.abstains ? prediction.possible : [];
   const rows = [...prediction.scores].sort((a, b) => b.score - a.score).map(({ label, score }) => {
-    const mark = thresholds[label];
+    const mark = thresholds.get(label);
     return barRow({
       name: label,
       share: score,
@@ -153,11 +165,17 @@ function bars(prediction, given, model) {
     });
   });
   at("bars").querySelector("tbody").replaceChildren(...rows);
-  show(at("threshold-note"), Object.keys(thresholds).length ? "The line in a bar is the probability from which its label is given." : "");
+  show(at("threshold-note"), thresholds.size ? "The line in a bar is the probability from which its label is given." : "");
   const hidden = rows.length - Math.max(FEW_LABELS, given.length, possible.length);
   at("more").hidden = hidden < 2;
   at("more").dataset.few = String(rows.length - hidden);
   allLabels(hidden < 2);
+}
+
+// From which probability on each label is given, where that is not simply the largest one.
+function thresholdsOf(model) {
+  if (model.task === "multi_label") return new Map(model.labels.map((label, place) => [label, model.thresholds[place] ?? 0.5]));
+  return new Map(model.decision ? [[model.decision.label, model.decision.threshold]] : []);
 }
 
 function allLabels(all) {
@@ -171,9 +189,8 @@ function allLabels(all) {
 }
 
 function words(text, explanation) {
-  at("why").hidden = !explanation;
-  at("result").classList.toggle("alone", !explanation);
   if (!explanation) {
+    at("why-heading").textContent = "Words that carried it";
     showPlain(text);
     return [];
   }
@@ -181,9 +198,12 @@ function words(text, explanation) {
   return showWords(text, explanation);
 }
 
-function spoken(prediction, strongest) {
+function spoken(prediction) {
   const answer = [at("verdict").textContent, at("verdict-note").textContent].filter(Boolean).join(". ");
+  return `${answer}.${prediction.truncated ? " A part of the text was not seen." : ""}`;
+}
+
+function spokenWords(strongest) {
   const told = strongest.map((word) => `${word.word}, ${word.weight > 0 ? "for" : "against"}`).join("; ");
-  const cut = prediction.truncated ? " A part of the text was not seen." : "";
-  return `${answer}.${cut}${told ? ` Strongest words: ${told}.` : ""}`;
+  return told ? `Strongest words: ${told}.` : "No word alone changes the probability much.";
 }

@@ -8,6 +8,8 @@ const LEAST = 1 / 5;
 const LEVELS = 3;
 const LISTED = 12;
 const LEAST_LISTED = 0.1;
+// Pixels.
+const LONG = 520;
 
 export function level(weight, scale) {
   const share = weight / Math.max(scale, STRONG);
@@ -22,16 +24,29 @@ export function showWords(text, explanation) {
   const scale = Math.max(0, ...words.map((word) => Math.abs(word.weight)));
   const shown = words.filter((word) => level(word.weight, scale) !== 0);
   at("marked").replaceChildren(...pieces(characters, shown, scale, explanation));
-  at("marked").scrollTop = 0;
+  scrolls();
   show(at("legend"), shown.length > 0);
   show(at("no-words"), shown.length ? "" : "No word alone changes the probability much.");
   list(words, explanation);
   return strongest(words).slice(0, 5);
 }
 
+// The text as it is, while its words are looked at.
 export function showPlain(text) {
   at("marked").replaceChildren(text);
+  scrolls();
   for (const id of ["legend", "no-words", "words"]) at(id).hidden = true;
+}
+
+// A long text scrolls in its field, and the keyboard must reach it.
+function scrolls() {
+  const field = at("marked");
+  field.scrollTop = 0;
+  field.classList.remove("long");
+  const long = field.scrollHeight > LONG;
+  field.classList.toggle("long", long);
+  if (long) field.tabIndex = 0;
+  else field.removeAttribute("tabindex");
 }
 
 function pieces(characters, shown, scale, explanation) {
