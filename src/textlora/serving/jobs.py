@@ -38,7 +38,7 @@ MOST_JOBS = 16
 LIFETIME = 3_600.0
 """Seconds that a finished job is kept, when nobody fetches its result."""
 AFTER_DOWNLOAD = 300.0
-"""Seconds that it is kept after a download: enough to repeat one that broke off."""
+"""Seconds that it is kept after a download, enough to repeat one that broke off; and that a failure is told."""
 BLOCK_TEXTS = 256
 BLOCK_CHARACTERS = 100_000
 """Texts that are handed over together. The queue cuts them into batches and lets others in between."""
@@ -56,6 +56,7 @@ class Job:
     Attributes:
         id: 128 random bits; whoever knows them may see the job.
         name: of the uploaded file, without any folder.
+        answered: rows that the classifier has seen.
         counts: rows by the label that they were given; those the classifier is not sure of are not in it.
         not_sure: rows without an answer; None where the classifier always gives one.
         without_label: rows that were given no label at all, which multi-label classifiers may do.
@@ -70,6 +71,7 @@ class Job:
     text: str | None = None
     state: State = "uploading"
     done: int = 0
+    answered: int = 0
     total: int | None = None
     counts: Counter[str] = field(default_factory=Counter)
     not_sure: int | None = None
@@ -106,12 +108,13 @@ class Job:
             self.counts.update(given)
             self.without_label += not given
         self.truncated += sum(prediction.truncated for prediction in predictions)
+        self.answered += len(predictions)
         self.done += len(predictions)
 
     def told(self) -> dict[str, Any]:
         """Return what a client sees of it."""
         names = ("id", "name", "model", "state", "done", "total", "not_sure", "without_label", "without_text")
-        rest = ("quarantined", "truncated", "message")
+        rest = ("quarantined", "truncated", "message", "answered")
         return {name: getattr(self, name) for name in (*names, *rest)} | {"counts": dict(self.counts)}
 
 
@@ -207,7 +210,7 @@ class Jobs:
             self._fail(job, "Something went wrong that textlora did not foresee.")
         if job.removed.is_set():
             shutil.rmtree(job.folder, ignore_errors=True)
-        job.expires = time.monotonic() + LIFETIME
+        job.expires = time.monotonic() + (AFTER_DOWNLOAD if job.state == "failed" else LIFETIME)
 
     def _score(self, job: Job) -> None:
         job.total = sum(1 for _ in _until_removed(job, iter(open_table(job.source))))

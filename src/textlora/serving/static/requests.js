@@ -49,10 +49,10 @@ async function patiently(attempt, { signal, onWait = () => {} }) {
   }
 }
 
-async function send(path, { method = "GET", json, signal }) {
+async function send(path, { method = "GET", json, signal, leaving = false }) {
   const headers = authorized(json === undefined ? {} : { "Content-Type": "application/json" });
   try {
-    return await fetch(path, { method, headers, signal, body: json === undefined ? undefined : JSON.stringify(json) });
+    return await fetch(path, { method, headers, signal, keepalive: leaving, body: json === undefined ? undefined : JSON.stringify(json) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem("The server does not answer. Is it still running?");
