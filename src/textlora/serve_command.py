@@ -67,7 +67,8 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any]) -> None:
         with reporter() as told:
             service = running.service_over(folders, wanted, device=device, progress=told)
 
-        def started(address: str, chosen: int) -> None:
+        def started(server: Any) -> None:
+            address, chosen = server.address
             shown = f"[{address}]" if ":" in address else address
             key = ", API key asked for" if allowed.api_key else ""
             console.print(f"Serving {', '.join(folders)} on http://{shown}:{chosen} (Ctrl-C to stop{key})")

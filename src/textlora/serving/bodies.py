@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
@@ -11,10 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from textlora.serving.limits import Limits
 from textlora.serving.refusals import ServerFault, overloaded
 
+logger = logging.getLogger(__name__)
 # A client that takes no byte of its answer for so long has gone.
 SEND_SECONDS = 30.0
-# An upload may take longer than a text, but must not stand still.
-STREAM_SECONDS = 600.0
 
 
 class Gone(Exception):
@@ -59,6 +60,9 @@ class Bodies:
             # What is left of the body is not read, so the connection ends here.
             fault.headers["Connection"] = "close"
             await fault.response()(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - the answer, status 500, has been sent
+            # Where it happened and not the message, which may hold a part of somebody's text.
+            logger.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         finally:
             self._held -= body.size
 

@@ -96,29 +96,40 @@ class Server(uvicorn.Server):
 
     Args:
         config: of uvicorn.
-        on_stop: called at once when the server is told to stop.
-        on_start: called with the address when it listens.
+        on_start: called with the server when it listens.
+        on_stop: called at once when it is told to stop.
     """
 
     def __init__(
-        self, config: uvicorn.Config, *, on_start: Callable[[str, int], None], on_stop: Callable[[], None]
+        self, config: uvicorn.Config, *, on_start: Callable[[Server], None], on_stop: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._on_start = on_start
         self._on_stop = on_stop
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens: host and port."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return host, port
+
+    def stop(self) -> None:
+        """Tell it to stop, from any thread."""
+        self.should_exit = True
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
         await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._on_start(host, port)
+            self._on_start(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, answer what the open ones still send, close them."""
         self._on_stop()
-        # Connections that the system has made already are taken over first.
-        await asyncio.sleep(0)
+        # Connections that the system has made already are taken over first: in the next round of the loop, which
+        # begins with what was to be done before.
+        for _ in range(2):
+            await asyncio.sleep(0)
         for server in self.servers:
             server.close()
         await asyncio.sleep(LINGER)

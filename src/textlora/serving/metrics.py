@@ -17,6 +17,7 @@ from prometheus_client import (
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 KIND = "text/plain; version=0.0.4; charset=utf-8"
+CLOSE = (b"connection", b"close")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # The rest of an address may hold anything.
@@ -46,18 +47,18 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        named = {"registry": self.registry}
-        self.requests = Counter("textlora_requests", "Requests answered.", ["route", "status"], **named)
+        to = self.registry
+        self.requests = Counter("textlora_requests", "Requests answered.", ["route", "status"], registry=to)
         self.seconds = Histogram(
-            "textlora_request_seconds", "From head to answer.", ["route"], buckets=SECONDS, **named
+            "textlora_request_seconds", "From head to answer.", ["route"], buckets=SECONDS, registry=to
         )
-        self.texts = Counter("textlora_texts", "Texts classified.", ["model"], **named)
-        self.tokens = Counter("textlora_tokens", "Tokens computed, about.", ["model"], **named)
-        self.batch_texts = Histogram("textlora_batch_texts", "Texts of a batch.", buckets=BATCHES, **named)
-        self.batch_seconds = Histogram("textlora_batch_seconds", "Seconds of a batch.", buckets=SECONDS, **named)
+        self.texts = Counter("textlora_texts", "Texts classified.", ["model"], registry=to)
+        self.tokens = Counter("textlora_tokens", "Tokens computed, about.", ["model"], registry=to)
+        self.batch_texts = Histogram("textlora_batch_texts", "Texts of a batch.", buckets=BATCHES, registry=to)
+        self.batch_seconds = Histogram("textlora_batch_seconds", "Seconds of a batch.", buckets=SECONDS, registry=to)
         texts, tokens = (
-            Gauge("textlora_waiting_texts", "Texts that wait.", **named),
-            Gauge("textlora_waiting_tokens", "Tokens that wait, about.", **named),
+            Gauge("textlora_waiting_texts", "Texts that wait.", registry=to),
+            Gauge("textlora_waiting_tokens", "Tokens that wait, about.", registry=to),
         )
         texts.set_function(lambda: waiting()[0])
         tokens.set_function(lambda: waiting()[1])
@@ -75,16 +76,18 @@ class Metrics:
 
 
 class Counted:
-    """Counts the requests of an application.
+    """Counts the requests of an application, and tells clients of a server that stops to go elsewhere.
 
     Args:
         app: what is counted.
         metrics: where to.
+        stopping: whether the server stops.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, stopping: Callable[[], bool]) -> None:
         self._app = app
         self._metrics = metrics
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -96,6 +99,8 @@ class Counted:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._metrics.requests.labels(route, str(message["status"])).inc()
+                if self._stopping():
+                    message = {**message, "headers": [*message.get("headers", []), CLOSE]}
             await send(message)
 
         try:

@@ -34,7 +34,7 @@ STREAMED = ("/files",)
 def application(service: Service, access: Access) -> ASGIApp:
     """Return the whole application: guards, limits, routes."""
     inner = Bodies(create_app(service), service.limits, streamed=STREAMED)
-    return Counted(Guard(inner, access), service.metrics)
+    return Counted(Guard(inner, access), service.metrics, lambda: service.stopping)
 
 
 def service_over(
@@ -53,13 +53,13 @@ def usual_budget(classifier: Classifier) -> int:
     return classifier.budget.tokens * (torch.get_num_threads() if on_processor else 1)
 
 
-def serve(service: Service, access: Access, *, on_start: Callable[[str, int], None] = lambda *_: None) -> None:
+def serve(service: Service, access: Access, *, on_start: Callable[[Server], None] = lambda _: None) -> None:
     """Listen until Ctrl-C or SIGTERM; what was accepted by then is answered.
 
     Args:
         service: what is served.
         access: where to listen, whom to answer.
-        on_start: called with address and port.
+        on_start: called with the server when it listens; its ``stop`` ends it from another thread.
 
     Raises:
         ResourceError: the port is taken.
