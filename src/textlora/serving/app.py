@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from textlora import __version__
-from textlora.serving import docs_page, inference_routes, predict_routes, status_routes
+from textlora.serving import docs_page, inference_routes, page, predict_routes, status_routes
 from textlora.serving.refusals import ServerFault
 from textlora.serving.service import Service
 
@@ -40,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(predict_routes.router(service))
     app.include_router(inference_routes.router(service))
     app.include_router(status_routes.router(service))
+    app.include_router(page.router(service))
     app.include_router(docs_page.router(app))
     return app
 

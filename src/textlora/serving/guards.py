@@ -14,7 +14,8 @@ from textlora.serving.refusals import ServerFault
 
 # What a load balancer and a browser ask for before anybody could give them a key.
 OPEN = ("/", "/health", "/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json", "/favicon.ico")
-OPEN_FOLDERS = ("/static/",)
+# A ticket for a report is its own key.
+OPEN_FOLDERS = ("/static/", "/opened/")
 READING = ("GET", "HEAD", "OPTIONS")
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]

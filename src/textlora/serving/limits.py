@@ -19,6 +19,7 @@ class Limits(Section):
     texts: int = Field(128, ge=1, description="Texts of a request.")
     characters: int = Field(100_000, ge=1, description="Characters of a text.")
     explained_texts: int = Field(8, ge=1, description="Texts of a request that asks for explanations.")
+    file_bytes: int = Field(200_000_000, ge=1_000, description="Bytes of an uploaded file.")
     queue_texts: int = Field(512, ge=1, description="Texts that wait at once; a request beyond them gets 429.")
     deadline_seconds: float = Field(
         30.0, gt=0, description="Seconds from a request to its answer; one that would take longer gets 429."

@@ -61,6 +61,7 @@ def _told(service: Service, name: str) -> dict[str, Any]:
         "max_length": classifier.whole_length,
         "abstains": bundle.abstention is not None,
         "thresholds": list(bundle.thresholds),
+        "decision": bundle.decision and {"label": bundle.decision.positive, "threshold": bundle.decision.threshold},
         "report": (run / storage.REPORT_HTML).is_file(),
         "text_column": bundle.text_column,
         "base_model": bundle.base_model if bundle.revision != "local" else "local",
