@@ -18,7 +18,8 @@ from textlora.adaptation.nouns import AdaptationEstimate
 from textlora.adaptation.settings import AdaptationSettings
 from textlora.adaptation.steps import Passes, tokens_of
 from textlora.batching import ROW_STEP
-from textlora.planning.estimating import ADAMW_SECONDS, ROW_KERNEL_SECONDS, STEP_SECONDS, TOKEN_BYTES
+from textlora.planning.durations import ADAMW_SECONDS, ROW_KERNEL_SECONDS, STEP_SECONDS
+from textlora.planning.estimating import TOKEN_BYTES
 from textlora.planning.rough import ROW_KERNEL_BYTES, TEXT_KERNEL_BYTES
 from textlora.rehearsal import LiveBytes
 from textlora.trainer import KEPT_CHECKPOINTS
