@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from textlora.explanation import MISTAKE_FORWARDS, MISTAKES
 from textlora.planning.depths import adapted_layers, frozen_layers, short_cut
 from textlora.planning.grounds import Grounds
 from textlora.planning.host_memory import BASELINE_CHARACTERS, CHARACTERS_PER_TOKEN
 from textlora.planning.shapes import linear_parameters
-from textlora.planning.workload import Load, load, steps
+from textlora.planning.workload import Load, explained_texts, load, steps
 from textlora.rehearsal import PREDICTED_TOKENS
 from textlora.settings import Settings
 from textlora.types import Cost, Rehearsal
@@ -24,14 +23,11 @@ RELOAD_IMPORTS = 0.7
 # TF-IDF over single words and pairs with three strengths, by token.
 BASELINE_SECONDS = 4e-6
 SCORES_SECONDS = 0.5
-# Building the kernels for a further number of rows, and for a further group of texts.
-ROW_KERNEL_SECONDS, TEXT_KERNEL_SECONDS = 0.12, 0.03
+# Building the kernels for a further number of rows, of texts, and for a further group of texts.
+ROW_KERNEL_SECONDS, TEXT_KERNEL_SECONDS, GROUP_KERNEL_SECONDS = 0.06, 0.06, 0.02
 REPORT_SECONDS = 0.2
 # Seconds of a core for each quantized weight that is turned into numbers again (docs/log.md).
 DEQUANTIZE_SECONDS = {4: 0.25e-9, 8: 0.8e-9}
-# Share of the test rows that are taken for mistakes to be explained; there are seldom more, and twenty are shown.
-WRONG_SHARE = 0.2
-WORDS_PER_TOKEN = 0.75
 
 
 def pass_seconds(work: Load, layers: float, cost: Cost) -> float:
@@ -82,7 +78,7 @@ def evaluate_seconds(chosen: Settings, grounds: Grounds, terms: Rehearsal) -> di
     known = min(grounds.lengths.mean * grounds.rows["train"], BASELINE_CHARACTERS / CHARACTERS_PER_TOKEN)
     return {
         "predicting": _predicting_seconds(test, chosen, grounds, terms),
-        "explaining mistakes": _predicting_seconds(_explaining_texts(test, grounds), chosen, grounds, terms),
+        "explaining mistakes": _predicting_seconds(explained_texts(grounds), chosen, grounds, terms),
         "baselines": BASELINE_SECONDS * known,
         "scores": SCORES_SECONDS,
     }
@@ -95,16 +91,14 @@ def _predicting_seconds(texts: int, chosen: Settings, grounds: Grounds, terms: R
     return tokenizing + pass_seconds(work, grounds.info.layers - short_cut(chosen), terms.predict)
 
 
-def _explaining_texts(test: int, grounds: Grounds) -> int:
-    """Return how many texts are classified to explain mistakes: one for each word that is left out, up to a limit."""
-    mistakes = min(MISTAKES, math.ceil(WRONG_SHARE * test))
-    return mistakes * min(MISTAKE_FORWARDS, round(WORDS_PER_TOKEN * grounds.lengths.mean) + 1)
-
-
 def _kernel_seconds(epoch: Load, terms: Rehearsal) -> float:
     if not terms.row_kernel_bytes:  # none are built here, or none are kept
         return 0.0
-    return epoch.row_counts * ROW_KERNEL_SECONDS + epoch.text_groups * TEXT_KERNEL_SECONDS
+    return (
+        len(epoch.row_counts) * ROW_KERNEL_SECONDS
+        + len(epoch.text_counts) * TEXT_KERNEL_SECONDS
+        + len(epoch.text_groups) * GROUP_KERNEL_SECONDS
+    )
 
 
 def _dequantize_seconds(chosen: Settings, grounds: Grounds, epoch: Load) -> float:

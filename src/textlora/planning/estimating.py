@@ -46,7 +46,7 @@ def estimate(chosen: Settings, grounds: Grounds, rehearsal: Rehearsal | None = N
     gpu = gpu_terms(chosen, grounds, epoch, terms, trainable=trainable, full=full)
     disk = _disk_terms(chosen, grounds, trainable)
     peak = sum(memory.values())
-    scoring = evaluation_gb(grounds, memory)
+    scoring = evaluation_gb(chosen, grounds, terms, memory)
     return Estimate(
         train_seconds=sum(train.values()),
         evaluate_seconds=sum(evaluate.values()),

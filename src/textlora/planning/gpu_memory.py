@@ -53,7 +53,7 @@ def gpu_terms(
     return {
         CONTEXT: CONTEXT_GB,
         "weights": weights,
-        **trained_terms(grounds, trainable=trainable, full=full),
+        **trained_terms(grounds, trainable=trainable, full=full, passing=sum(passing.values())),
         **passing,
         "caching": CACHING_SHARE * sum(passing.values()),
     }
