@@ -415,8 +415,12 @@ class Seen:
     def new(self, lengths: Sequence[int]) -> tuple[int, int, int]:
         """Return how many numbers of rows, numbers of texts and groups of a pass have not been there before."""
         rows, groups = self._of(lengths)
-        fresh = [{kind} - self._shapes for kind in (("rows", rows), ("texts", len(lengths)))]
-        fresh.append({("group", *group) for group in groups} - self._shapes)
+        shapes: list[set[object]] = [
+            {("rows", rows)},
+            {("texts", len(lengths))},
+            {("group", *group) for group in groups},
+        ]
+        fresh = [kind - self._shapes for kind in shapes]
         self._shapes.update(*fresh)
         numbers = tuple(map(len, fresh))
         return numbers[0], numbers[1], numbers[2]

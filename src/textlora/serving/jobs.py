@@ -208,6 +208,9 @@ class Jobs:
             # Not the message of it: it may hold a part of somebody's text.
             logger.error("a file job failed: %s", type(error).__name__)
             self._fail(job, "Something went wrong that textlora did not foresee.")
+        self._ended(job)
+
+    def _ended(self, job: Job) -> None:
         if job.removed.is_set():
             shutil.rmtree(job.folder, ignore_errors=True)
         job.expires = time.monotonic() + (AFTER_DOWNLOAD if job.state == "failed" else LIFETIME)
