@@ -415,14 +415,9 @@ class Seen:
     def new(self, lengths: Sequence[int]) -> tuple[int, int, int]:
         """Return how many numbers of rows, numbers of texts and groups of a pass have not been there before."""
         rows, groups = self._of(lengths)
-        shapes: list[set[object]] = [
-            {("rows", rows)},
-            {("texts", len(lengths))},
-            {("group", *group) for group in groups},
-        ]
-        fresh = [kind - self._shapes for kind in shapes]
-        self._shapes.update(*fresh)
-        numbers = tuple(map(len, fresh))
+        shapes = ({("rows", rows)}, {("texts", len(lengths))}, {("group", *group) for group in groups})
+        numbers = tuple(len(found - self._shapes) for found in shapes)
+        self._shapes.update(*shapes)
         return numbers[0], numbers[1], numbers[2]
 
     def _of(self, lengths: Sequence[int]) -> tuple[int, set[tuple[int, int]]]:

@@ -89,13 +89,14 @@ def evaluation_gb(chosen: Settings, grounds: Grounds, terms: Rehearsal, trained:
         trained: the terms of training.
     """
     characters = min(grounds.lengths.mean * CHARACTERS_PER_TOKEN * grounds.rows["train"], BASELINE_CHARACTERS)
-    needed = (EVALUATION_BYTES + BASELINE_CHARACTER_BYTES * characters) / GB
+    imported, counted = EVALUATION_BYTES / GB, BASELINE_CHARACTER_BYTES * characters / GB
     if "weights" not in trained:  # trained on a GPU: what loading took lies free
-        return max(0.0, needed - trained["loading"])
+        return max(0.0, imported + counted - trained["loading"])
     staying = ("libraries", "weights", "adapters", "gradients", "optimiser state", "kernels")
     kept = sum(trained[name] for name in staying) + trained["weights"]
-    needed += kernels.predicting_gb(chosen, grounds, terms, there=trained["kernels"]) + _predicting_gb(chosen, grounds)
-    return max(0.0, kept + needed - sum(trained.values()))
+    kept += imported + kernels.predicting_gb(chosen, grounds, terms, there=trained["kernels"])
+    # The words are counted in the memory that the passes have left.
+    return max(0.0, kept + max(counted, _predicting_gb(chosen, grounds)) - sum(trained.values()))
 
 
 def _predicting_gb(chosen: Settings, grounds: Grounds) -> float:
