@@ -136,7 +136,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Stop on Ctrl-C and SIGTERM, which for a server is the usual end and no error."""
         before: dict[int, Any] = {}
         with contextlib.suppress(ValueError):  # only the main thread gets signals

@@ -110,5 +110,5 @@ class Counted:
 
 
 def _route(path: str) -> str:
-    first = "/" + path.split("/")[1]
+    first = "/" + path.lstrip("/").partition("/")[0]
     return first if first in ROUTES or path == "/" else "other"
