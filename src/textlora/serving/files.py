@@ -23,7 +23,9 @@ from textlora.serving.spreadsheet import spreadsheet_csv
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 SWEEP = 30.0
 """Seconds between looks for what is past its time."""
-_LONGEST_NAME = 100
+_LONGEST_NAME = 80
+"""Bytes of a name and of its suffix; file systems take 255, and what is written beside the file adds to it."""
+_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {}}}}
 
 
 Name = Annotated[str, Query(max_length=1_000, description="Name of the file, with its suffix.")]
@@ -46,7 +48,7 @@ def router(service: Service, jobs: Jobs) -> APIRouter:
 
     found = APIRouter(prefix="/files", tags=["files"], lifespan=sweeping)
 
-    @found.post("", status_code=202, response_class=Response)
+    @found.post("", status_code=202, response_class=Response, openapi_extra=_BODY)
     async def upload(request: Request, name: Name, model: ModelName = None, text: Column = None) -> Response:
         """Score a CSV, TSV, JSON lines or Parquet file. Its bytes are the body of the request."""
         chosen = service.model(model)
@@ -160,4 +162,8 @@ def safe_name(name: str) -> str:
     """Return a file's name without folders and without characters that mean something to a file system."""
     base = re.sub(r"[^\w.()\- ]", "_", PureWindowsPath(name).name).lstrip(".") or "file"
     stem, dot, suffix = base.rpartition(".")
-    return f"{stem[:_LONGEST_NAME]}{dot}{suffix[:10]}" if dot else base[:_LONGEST_NAME]
+    return f"{_shortened(stem)}.{_shortened(suffix)}" if dot else _shortened(base)
+
+
+def _shortened(name: str) -> str:
+    return name.encode("utf-8", "replace")[:_LONGEST_NAME].decode("utf-8", "ignore")
