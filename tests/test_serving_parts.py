@@ -121,7 +121,7 @@ class TestTensors:
         elements = [b"", b"a", "é😀".encode(), b"\x00" * 300]
         assert tensors.unpack_bytes(tensors.pack_bytes(elements)) == elements
 
-    @pytest.mark.parametrize("cut", [1, 3, 5, 8])
+    @pytest.mark.parametrize("cut", [1, 3, 5, 7])
     def test_bytes_that_end_early(self, cut):
         with pytest.raises(ServerFault):
             tensors.unpack_bytes(tensors.pack_bytes([b"abc", b"defg"])[:-cut])
