@@ -40,3 +40,4 @@ class Extra:
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
 OPTUNA = Extra("optuna", (5, 0), "tune")
+RAY = Extra("ray", (2, 60), "ray")
