@@ -48,3 +48,4 @@ SERVE = (
     Extra("uvicorn", (0, 40), "serve"),
     Extra("prometheus_client", (0, 22), "serve"),
 )
+RAY = Extra("ray", (2, 60), "ray")

@@ -56,6 +56,7 @@ def predict_files(
     """
     from textlora.classifier import Classifier
     from textlora.scoring import score_files
+    from textlora.scoring.ray import WORKERS, RayPool
 
     options.check()
     if not sources:
@@ -63,8 +64,11 @@ def predict_files(
             "--out needs files to score.", hint="For instance: textlora predict runs/reviews new.csv --out scored.csv"
         )
     classifier = Classifier.from_pretrained(run)
+    engine = RayPool(run, options.workers or WORKERS) if options.engine == "ray" else None
     with reporter() as told:
-        done = score_files(classifier, sources, out, text=options.text, encoding=options.encoding, progress=told)
+        done = score_files(
+            classifier, sources, out, text=options.text, encoding=options.encoding, engine=engine, progress=told
+        )
     return done, classifier.whole_length
 
 

@@ -20,6 +20,7 @@ from textlora.scoring.sources import FORMATS, Asked, find_targets
 if TYPE_CHECKING:
     from textlora.classifier import Classifier
     from textlora.scoring.course import Progress
+    from textlora.scoring.running import MakeEngine
 
 __all__ = ["FORMATS", "ScoredFile", "Scorer", "added_columns", "score_file", "score_files"]
 
@@ -66,7 +67,7 @@ def score_file(
     return score_files(classifier, [source], out, text=text, encoding=encoding, progress=tell)[0]
 
 
-def score_files(
+def score_files(  # noqa: PLR0913 - what a user may want to say
     classifier: Classifier,
     sources: Sequence[str | Path],
     out: str | Path,
@@ -74,6 +75,7 @@ def score_files(
     text: str | None = None,
     encoding: str | None = None,
     progress: Progress | None = None,
+    engine: MakeEngine | None = None,
 ) -> tuple[ScoredFile, ...]:
     """Predict every row of several files.
 
@@ -88,6 +90,7 @@ def score_files(
         encoding: of all sources, when they are neither UTF-8 nor UTF-16.
         progress: called with the stage, the rows done in it and about how many there are; ``resume`` reads again what
             an earlier call has done, ``predict`` is the rest.
+        engine: what predicts; this process by default, or a ``textlora.scoring.ray.RayPool``.
 
     Returns:
         what became of the rows of each written file.
@@ -104,7 +107,8 @@ def score_files(
     asked = Asked(tuple(map(str, sources)), str(out), text, classifier.bundle.text_column, encoding)
     targets = find_targets(asked, scorer.columns.names)
     flat = [source for target in targets for source in target.sources]
-    job = Job(targets, parts_folder(asked), classifier.fingerprint, scorer.columns, local(scorer, flat))
+    predict = (engine or local)(asked, flat, scorer)
+    job = Job(targets, parts_folder(asked), classifier.fingerprint, scorer.columns, predict)
     return run(job, progress or (lambda *_: None))
 
 

@@ -18,10 +18,14 @@ from textlora.scoring.nouns import ScoredFile
 from textlora.scoring.outputs import Output, make_outputs
 from textlora.scoring.scorer import Scorer
 from textlora.scoring.shards import Entry, Shards, open_shards
-from textlora.scoring.sources import Source, Target
+from textlora.scoring.sources import Asked, Source, Target
 
 Engine = Callable[[Iterator[Block], int], Iterator[tuple[Block, Any]]]
 """From blocks, and the number of the first, to each block with its predictions (a record batch), in order."""
+
+
+MakeEngine = Callable[[Asked, Sequence[Source], Scorer], Engine]
+"""From what was asked for, all files in order and a scorer of this process to the engine of a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,10 @@ class Job:
         return tuple(source for target in self.targets for source in target.sources)
 
 
-def local(scorer: Scorer, sources: Sequence[Source]) -> Engine:
+def local(_: Asked, sources: Sequence[Source], scorer: Scorer) -> Engine:
     """Return the engine that predicts in this process."""
 
-    def engine(blocks: Iterator[Block], _: int) -> Iterator[tuple[Block, Any]]:
+    def engine(blocks: Iterator[Block], __: int) -> Iterator[tuple[Block, Any]]:
         for block in blocks:
             yield block, scorer.predict(block.cells(sources[block.source]))
 

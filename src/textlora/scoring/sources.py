@@ -190,25 +190,26 @@ def _text_column(table: Table, known: str, text: str | None) -> str:
 def _together(sources: Sequence[Source], asked: Asked, *, located: bool) -> Target:
     """Return the one output of all files; JSON lines may lack columns, other files may not."""
     columns = tuple(dict.fromkeys(name for source in sources for name in source.table.columns))
-    first = sources[0]
-    problems = [
-        f"{source.table.name} {_difference(source.table.columns, first.table.columns)}"
-        for source in sources
-        if source.table.format != "jsonl" and set(source.table.columns) != set(columns)
-    ]
-    if problems:
-        raise DataError(
-            f"The files have different columns, and cannot become one. Those of {first.table.name}: {', '.join(first.table.columns)}.",
-            problems=[problem for problem in problems if not problem.endswith(" ")][:SHOWN],
-            hint="For a file each, name a folder with / at its end: --out scored/",
-        )
+    strict = [source.table for source in sources if source.table.format != "jsonl"]
+    if strict:
+        _check_columns([source.table for source in sources], strict[0])
     return Target(Path(asked.out), tuple(sources), columns, located)
 
 
-def _difference(columns: Sequence[str], others: Sequence[str]) -> str:
-    missing = ", ".join(name for name in others if name not in columns)
-    more = ", ".join(name for name in columns if name not in others)
-    return ", ".join([*([f"lacks {missing}"] if missing else []), *([f"has {more}"] if more else [])])
+def _check_columns(tables: Sequence[Table], model: Table) -> None:
+    problems = []
+    for table in tables:
+        more = [name for name in table.columns if name not in model.columns]
+        missing = [name for name in model.columns if name not in table.columns and table.format != "jsonl"]
+        told = [f"{verb} {', '.join(names)}" for verb, names in (("lacks", missing), ("has", more)) if names]
+        if told:
+            problems.append(f"{table.name} {' and '.join(told)}")
+    if problems:
+        raise DataError(
+            f"The files have different columns, and cannot become one. Those of {model.name}: {', '.join(model.columns)}.",
+            problems=problems[:SHOWN],
+            hint="For a file each, name a folder with / at its end: --out scored/",
+        )
 
 
 def _each(sources: Sequence[Source], folder: Path) -> list[Target]:
