@@ -374,6 +374,21 @@ class TestCalls:
             audited(data, tiny_model, tmp_path / "audit")
         assert "20 of 20 rows set aside: missing label (lines 2, 3, 4, 5, 6 and 15 more)" in str(error.value)
 
+    def test_no_file(self, tmp_path):
+        with pytest.raises(DataError) as error:
+            textlora.audit(tmp_path / "reviews.csv")
+        assert str(error.value) == f"{tmp_path / 'reviews.csv'} does not exist.\nCheck the path and the name."
+
+    def test_no_base_model(self, tmp_path):
+        data = write(tmp_path / "reviews.csv", sentences(20))
+        told: list[str] = []
+        with pytest.raises(UsageError, match="no-such-folder"):
+            textlora.audit(
+                data, base_model=str(tmp_path / "no-such-folder"), out=tmp_path / "audit",
+                progress=lambda stage, *_: told.append(stage),
+            )  # fmt: skip
+        assert told == []  # nothing was read in vain
+
     @pytest.mark.parametrize("folds", [1, 21])
     def test_impossible_folds(self, tmp_path, folds):
         with pytest.raises(UsageError) as error:

@@ -19,6 +19,7 @@ from textlora.auditing.nouns import KINDS, Audit, Correction, Kind, Suspect
 from textlora.errors import ResourceError, UsageError
 from textlora.extras import AUDIT
 from textlora.preparation.request import Request, is_frame, options_of, source_name
+from textlora.readers import check_file
 
 __all__ = ["AUDIT_JSON", "KINDS", "REVIEW", "Audit", "Correction", "Kind", "Suspect", "audit", "load_audit"]
 
@@ -58,7 +59,7 @@ def audit(
         DataError: the file cannot become labelled rows, or a label has too few of them.
         ResourceError: cleanlab or the base model is missing, or the disk or memory is too small.
     """
-    _check_call(folds)
+    _check_call(request, folds)
     key = _key(request, folds, assignments or {})
     done = _finished(out, request, key, overwrite=overwrite)
     if done is not None:
@@ -84,7 +85,7 @@ def load_audit(folder: Path) -> Audit:
     return storage.read_noun(folder / AUDIT_JSON, Audit, made_by="audit")
 
 
-def _check_call(folds: int) -> None:
+def _check_call(request: Request, folds: int) -> None:
     if not 2 <= folds <= MOST_FOLDS:  # noqa: PLR2004 - with one there is nothing to train on
         raise UsageError(
             f"There shall be {folds} folds; 2 to {MOST_FOLDS} are possible.", hint="Usual are --folds 5 or 10."
@@ -93,13 +94,16 @@ def _check_call(folds: int) -> None:
         raise ResourceError(
             f"textlora audit needs cleanlab, and {AUDIT.obstacle}.", hint=f"Install it: {AUDIT.command}"
         )
+    if not is_frame(request.source):
+        check_file(Path(request.source))
 
 
 def _key(request: Request, folds: int, assignments: Mapping[str, Any]) -> str:
     """Return the fingerprint of all that decides an audit; a data frame is never the same twice."""
     if is_frame(request.source):
         return ""
-    options = sorted({**options_of(request), **assignments, "folds": folds, "version": VERSION}.items())
+    source = {"source": str(Path(request.source).resolve())}
+    options = sorted({**options_of(request), **source, **assignments, "folds": folds, "version": VERSION}.items())
     return storage.fingerprint(map(repr, options))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from textlora import auditing, hardware, planning, storage
+from textlora import auditing, hardware, models, planning, storage
 from textlora.auditing.conflicts import find_conflicts, find_outliers
 from textlora.auditing.crossing import Crossing, Tell
 from textlora.auditing.doubting import find_doubts
@@ -41,6 +41,8 @@ def run(
 ) -> Audit:
     """Audit a file and write the review; see ``textlora.auditing.audit``."""
     began = time.perf_counter()
+    # It may be missing; better to know before a large file is read.
+    models.model_folder(request.settings.model.base_model, request.settings.model.revision)
     work = out / auditing.WORK
     whole = prepare_whole(
         request, out=work, folds=folds, progress=lambda stage, done, total: progress(stage, done, total or 0, "")

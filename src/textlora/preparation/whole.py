@@ -91,7 +91,7 @@ def prepare_whole(request: Request, *, out: Path, folds: int, progress: Progress
         _check_labels(found, units, request, folds)
         places = np.flatnonzero(kept)
         labelled = LabelledRows(rows.classes[places], rows.sets)
-        together = places.astype(np.int32) if units is None else units[places]
+        together = places if units is None else units[places].astype(np.int64)
         assigned = divide(labelled, together, [1 / folds] * folds, request.settings.seed)
         parts = np.where(kept, np.int8(ALL), np.int8(NOWHERE))
         info = describe(rows, parts, found.names, found.columns, request, found.ledger)

@@ -26,10 +26,10 @@ from textlora.readers.columns import (
 )
 from textlora.readers.decoding import open_text
 from textlora.readers.delimited import DELIMITERS, csv_table
-from textlora.readers.folders import data_files, data_suffix
+from textlora.readers.folders import data_files
 from textlora.readers.frames import read_frame
 from textlora.readers.json_lines import is_json, json_table
-from textlora.readers.lines import is_plain, open_lines
+from textlora.readers.lines import kind_of, open_lines
 from textlora.readers.parquet import parquet_schema, parquet_table
 from textlora.readers.rewriting import rewrite_parquet, rewrite_text
 from textlora.readers.tables import RAW_LIMIT, RECORD_LIMIT, SAMPLE_ROWS, BadRow, Confidence, Format, Row, Table
@@ -49,12 +49,12 @@ __all__ = [
     "Format",
     "Row",
     "Table",
+    "check_file",
     "data_files",
-    "data_suffix",
     "find_columns",
     "find_text_column",
     "is_compressed",
-    "is_plain",
+    "kind_of",
     "open_lines",
     "open_table",
     "parquet_schema",
