@@ -91,6 +91,7 @@ class TestHelp:
             "clean",
             "tune",
             "adapt",
+            "push",
         )
         for verb in verbs:
             assert f"\n  {verb} " in result.out

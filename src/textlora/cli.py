@@ -20,7 +20,18 @@ import typer
 from pydantic import TypeAdapter
 from typer.exceptions import TyperException
 
-from textlora import __version__, adapt_command, memory, repeated, settings, terminal, terminal_several, tune_command
+from textlora import (
+    __version__,
+    adapt_command,
+    export_command,
+    memory,
+    push_command,
+    repeated,
+    settings,
+    terminal,
+    terminal_several,
+    tune_command,
+)
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
 from textlora.options import (
     Backup,
@@ -386,23 +397,6 @@ def _predict_file(
 
 
 @app.command()
-def export(
-    run: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="Format: hf, a merged Hugging Face folder.")] = "hf",
-    out: Annotated[Path | None, typer.Option("--out", help="Target folder; RUN/export/FORMAT when not given.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write the classifier for other tools."""
-    from textlora import api
-
-    exported = api.export(run, to=to, out=out)
-    if as_json:
-        _print_json({"export": exported})
-    else:
-        terminal.show_export(exported.folder, exported.difference, exported.drift, terminal.stdout())
-
-
-@app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what it can do, what is missing, what to do about it."""
     from textlora.doctor import examine
@@ -536,6 +530,8 @@ def _plain(value: Any) -> Any:
 
 
 tune_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json, command=_command, show=_show)
+export_command.register(app, reporter=_reporter, print_json=_print_json)
+push_command.register(app, reporter=_reporter, print_json=_print_json)
 adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
 
 

@@ -40,3 +40,6 @@ class Extra:
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
 OPTUNA = Extra("optuna", (5, 0), "tune")
+ONNX_RUNTIME = Extra("onnxruntime", (1, 30), "onnx")
+ONNX = Extra("onnx", (1, 23), "onnx")
+ONNX_SCRIPT = Extra("onnxscript", (0, 7), "onnx")
