@@ -81,7 +81,7 @@ def push(
     card, stated = _checked(folder, repo, licence)
     _make_merged(folder, progress)
     readme = _readme(card, repo=repo, licence=stated)
-    files = {CARD: readme.encode("utf-8"), **dict(_files(folder))}
+    files: dict[str, bytes | Path] = {CARD: readme.encode("utf-8"), **dict(_files(folder))}
     sizes = tuple((name, len(file) if isinstance(file, bytes) else file.stat().st_size) for name, file in files.items())
     pushed = Pushed(repo, stated, not public, sizes)
     return pushed if dry_run else _uploaded(pushed, files)
@@ -110,7 +110,7 @@ def _checked(folder: Path, repo: str, licence: str | None) -> tuple[Any, str]:
 
 def _is_name(repo: str) -> bool:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repo)
@@ -173,7 +173,7 @@ print(classify(["some text"], truncation=True))
 ```"""
 
 
-def _uploaded(pushed: Pushed, files: dict[str, Any]) -> Pushed:
+def _uploaded(pushed: Pushed, files: dict[str, bytes | Path]) -> Pushed:
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

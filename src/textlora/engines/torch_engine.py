@@ -68,7 +68,7 @@ class TorchEngine(Engine):
         """None: adapters are written as they are in memory."""
         return ()
 
-    def weights(self) -> Iterator[str | bytes]:
+    def weights(self) -> Iterable[str | bytes]:
         """Yield names and values of adapters and head."""
         state = encoder.trained_weights(self.model)
         for name in sorted(state):
