@@ -230,7 +230,7 @@ def fast_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the reload in this process; ``toy_run`` and the slower tests do it in a fresh one."""
     from textlora import training
 
-    monkeypatch.setattr(training, "reload_difference", reload_in_this_process)
+    monkeypatch.setattr(training.saving, "reload_difference", reload_in_this_process)
 
 
 def strike(when: Callable[..., bool], number: int = signal.SIGINT) -> Callable[..., None]:

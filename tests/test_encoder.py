@@ -81,7 +81,7 @@ class TestEveryArchitecture:
         root = tmp_path_factory.mktemp("runs")
         runs = {}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "reload_difference", reload_in_this_process)
+            patch.setattr(training.saving, "reload_difference", reload_in_this_process)
             for name, folder in folders.items():
                 assignments = {**QUICK, "training.epochs": 0.5}
                 plan = planning.plan(toy_dataset, base_model=str(folder), assignments=assignments, machine=machine)

@@ -28,7 +28,7 @@ OPTIONS = [word for name, value in ASSIGNMENTS.items() for word in ("--set", f"{
 def quick_reload():
     """Check the reload in this process: these tests train a dozen times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "reload_difference", reload_in_this_process)
+        patch.setattr(training.saving, "reload_difference", reload_in_this_process)
         yield
 
 

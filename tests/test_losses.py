@@ -126,7 +126,7 @@ class TestInTraining:
             plan = planning.plan(toy_dataset, base_model=str(tiny_model), assignments=chosen, machine=machine)
             folder = tmp_path_factory.mktemp("cuts")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(training, "reload_difference", lambda *_: 0.0)
+                patch.setattr(training.saving, "reload_difference", lambda *_: 0.0)
                 run = training.train(plan, toy_dataset, folder=folder)
             return [(e.get("loss", 0.0), e.get("grad_norm", 0.0), e.get("eval_loss", 0.0)) for e in run.history]
 
@@ -158,7 +158,7 @@ class TestInTraining:
     def test_running_out_of_memory_changes_nothing(self, losses, monkeypatch):
         weights = {"loss.class_weights": {"negative": 5.0, "positive": 0.2}}
         whole = losses(**weights, **{"compute.tokens_per_micro_batch": 2048})
-        original, failed = training.MicroBatchTrainer._step, []
+        original, failed = training.fitting.MicroBatchTrainer._step, []
 
         def short_of_memory(self, model, inputs, items, under_way):
             if self.state.global_step == 3 and not failed:
@@ -166,7 +166,7 @@ class TestInTraining:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return original(self, model, inputs, items, under_way)
 
-        monkeypatch.setattr(training.MicroBatchTrainer, "_step", short_of_memory)
+        monkeypatch.setattr(training.fitting.MicroBatchTrainer, "_step", short_of_memory)
         with pytest.warns(match="the GPU memory ran out; micro-batches of .* tokens instead of 2,048"):
             halved = losses(**weights, **{"compute.tokens_per_micro_batch": 2048})
         np.testing.assert_allclose(halved, whole, rtol=2e-4)

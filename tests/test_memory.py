@@ -291,7 +291,7 @@ def planned(toy_dataset, tiny_model, machine):
 def smaller(planned, toy_dataset, tmp_path_factory):
     """The run that started with half the micro-batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "reload_difference", lambda *_: 0.0)
+        patch.setattr(training.saving, "reload_difference", lambda *_: 0.0)
         folder = tmp_path_factory.mktemp("smaller")
         plan = planned(**{"compute.tokens_per_micro_batch": 128})
         return ToyRun(folder, toy_dataset, plan, training.train(plan, toy_dataset, folder=folder))

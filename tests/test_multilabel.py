@@ -272,7 +272,7 @@ def several(tiny_model, machine, tmp_path_factory):
     plan = planning.plan(dataset, base_model=str(tiny_model), assignments=chosen, machine=machine)
     planning.save_plan(dataset.folder / storage.PLAN, plan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "reload_difference", reload_in_this_process)
+        patch.setattr(training.saving, "reload_difference", reload_in_this_process)
         return ToyRun(dataset.folder, dataset, plan, training.train(plan, dataset))
 
 
@@ -322,7 +322,7 @@ class TestWindows:
         plan = planning.plan(several.dataset, base_model=str(tiny_model), assignments=chosen, machine=machine)
         folder = tmp_path_factory.mktemp("windows")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "reload_difference", reload_in_this_process)
+            patch.setattr(training.saving, "reload_difference", reload_in_this_process)
             training.train(plan, several.dataset, folder=folder)
         return Classifier.from_pretrained(folder, device="cpu")
 

@@ -91,7 +91,7 @@ class TestTraining:
     def test_a_run_that_was_stopped_ends_with_the_same_weights(self, runs, plans, toy_dataset, tmp_path, bits):
         interrupt(plans(bits), toy_dataset, tmp_path, 7)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "reload_difference", reload_in_this_process)
+            patch.setattr(training.saving, "reload_difference", reload_in_this_process)
             run = training.train(plans(bits), toy_dataset, folder=tmp_path, resume=True)
         assert equal(adapter(tmp_path), adapter(runs[bits].folder))
         assert run.drift == runs[bits].drift

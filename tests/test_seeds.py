@@ -27,7 +27,7 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 def quick_reload():
     """Check the reload in this process: these tests train a dozen times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "reload_difference", reload_in_this_process)
+        patch.setattr(training.saving, "reload_difference", reload_in_this_process)
         yield
 
 
