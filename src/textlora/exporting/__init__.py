@@ -2,6 +2,7 @@
 
 merging     adapters into weights, temperature into the head
 onnx_file   weights to ONNX, in fp32 or in 8 bits
+first_token the last layer for the row that the head reads
 gate        the export beside the classifier, on texts of the run
 """
 

@@ -15,6 +15,7 @@ import torch
 from textlora import hardware
 from textlora.engines.onnx_engine import MODEL, OUTPUT, WEIGHTS
 from textlora.errors import ResourceError
+from textlora.exporting import first_token
 from textlora.extras import ONNX, ONNX_RUNTIME, ONNX_SCRIPT
 
 # Texts and tokens that the exporter traces the model with; both stay free afterwards.
@@ -43,7 +44,7 @@ def write(model: Any, folder: Path, *, int8: bool) -> None:
     ``logits`` (B, C).
 
     Args:
-        model: a Hugging Face classifier in fp32.
+        model: a Hugging Face classifier in fp32; its last layer is shortened, so it cannot be used afterwards.
         folder: an existing folder.
         int8: quantize the linear layers: weights to 8 bits with a scale for each output, inputs as they come.
 
@@ -60,6 +61,7 @@ def write(model: Any, folder: Path, *, int8: bool) -> None:
 def _program(model: Any, *, int8: bool) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter
 
+    first_token.shorten(model)
     ids = torch.ones(TRACED, dtype=torch.long)
     config = OnnxConfig(dynamic=True, quantizer=_quantizer() if int8 else None)
     with _silence():

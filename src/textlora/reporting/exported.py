@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from textlora.exports import FORMATS, Exported, Exports, Parity
 from textlora.reporting import wording
@@ -14,6 +14,12 @@ class ExportFacts:
     """What the section says."""
 
     exports: Exports
+
+    @classmethod
+    def written(cls, exports: Exports | None) -> ExportFacts | None:
+        """Return the section without what was refused, for those who get the exports; None where there is nothing."""
+        made = tuple(one for one in exports.made if not (one.parity and one.parity.refusals)) if exports else ()
+        return cls(replace(exports, made=made)) if exports and made else None
 
     @property
     def rows(self) -> list[tuple[str, str, list[str]]]:

@@ -43,7 +43,7 @@ def _sections(facts: Facts) -> dict[str, Any]:
         "trust": TrustFacts.of(facts.evaluation),
         "chance": Chance(facts.seeds) if facts.seeds else None,
         "crossing": Crossing(facts.folds) if facts.folds else None,
-        "exported": ExportFacts(facts.exports) if facts.exports else None,
+        "exported": ExportFacts(facts.exports) if facts.exports and facts.exports.made else None,
     }
 
 
@@ -53,7 +53,12 @@ def model_card(facts: Facts) -> str:
     return (
         _environment(escape_html=False)
         .get_template("model_card.md.j2")
-        .render(facts=facts, front_matter=front, trust=TrustFacts.of(facts.evaluation))
+        .render(
+            facts=facts,
+            front_matter=front,
+            trust=TrustFacts.of(facts.evaluation),
+            exported=ExportFacts.written(facts.exports),
+        )
     )
 
 
