@@ -92,6 +92,8 @@ class TestHelp:
             "tune",
             "adapt",
             "audit",
+            "push",
+            "serve",
         )
         for verb in verbs:
             assert f"\n  {verb} " in result.out

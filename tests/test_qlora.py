@@ -349,8 +349,8 @@ class TestExport:
     def test_the_command_prints_it(self, run):
         result = call("export", run)
         folder, drift = run / "export" / "hf", json.loads(call("export", run, "--json").out)["export"]["drift"]
-        assert result.out.splitlines()[0].startswith(f"{folder} (logits differ from the adapter's by ")
-        assert result.out.splitlines()[1] == (
+        assert result.out.splitlines()[0].startswith(f"{folder} (hf, ")
+        assert result.out.splitlines()[-1] == (
             f"Trained over quantized weights, merged into the full-precision ones: {Drift(**drift)}."
         )
 
@@ -373,7 +373,7 @@ class TestExport:
         assert export(run).drift == runs[4].drift
 
     def test_without_bitsandbytes_what_training_measured_is_told(self, run, runs, monkeypatch):
-        monkeypatch.setattr("textlora.exporting.QLORA", Extra("no_such_package", (0, 50), "qlora"))
+        monkeypatch.setattr("textlora.exporting.merging.QLORA", Extra("no_such_package", (0, 50), "qlora"))
         assert export(run).drift == runs[4].drift
 
     def test_a_run_over_whole_weights_has_none(self, toy_run, tmp_path):

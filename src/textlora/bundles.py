@@ -8,10 +8,12 @@ import numpy as np
 
 from textlora import __version__, models, storage
 from textlora.errors import ResourceError, UsageError
+from textlora.exports import Exports
 from textlora.types import Bundle, Dataset, Plan
 from textlora.windows import LengthPolicy
 
 BUNDLE = "textlora.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def find_bundle(folder: Path) -> Path:
@@ -64,6 +66,28 @@ def _check_decision(path: Path, bundle: Bundle) -> None:
             f"{path} is damaged: {len(bundle.thresholds)} thresholds for {len(bundle.label_names)} labels.",
             hint="Run `textlora train` again.",
         )
+
+
+def source_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of a bundle's own files: weights, labels and decision."""
+    return storage.fingerprint([storage.file_fingerprint(folder / name) for name in (BUNDLE, WEIGHTS)])
+
+
+def exports_of(run: Path, folder: Path | None = None) -> Exports | None:
+    """Return the exports that were made of a run's classifier as it is now, or None.
+
+    Args:
+        run: the run folder.
+        folder: its bundle.
+
+    Raises:
+        UsageError: their file is damaged.
+    """
+    file, source = run / storage.EXPORTS, folder or run / storage.ADAPTER
+    if not file.exists() or not (source / WEIGHTS).exists():
+        return None
+    known = storage.read_noun(file, Exports, made_by="export")
+    return known if known.source == source_fingerprint(source) else None
 
 
 def find_base(bundle: Bundle, folder: Path) -> Path:

@@ -44,15 +44,18 @@ class Classifier:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
-        """Load a run folder or a saved bundle.
+        """Load a run folder, a saved bundle or an export.
+
+        Exports in ONNX load neither torch nor transformers.
 
         Args:
-            folder: ``runs/reviews``, its ``adapter`` folder, or what ``save_pretrained`` wrote.
+            folder: ``runs/reviews``, its ``adapter`` folder, what ``save_pretrained`` or ``textlora export`` wrote.
             device: ``cpu``, ``cuda`` or ``mps``; by default the fastest there is.
 
         Raises:
-            UsageError: there is no classifier in the folder, or its description is damaged.
-            ResourceError: its base model is missing or is another one than in training.
+            UsageError: there is no classifier in the folder, its description is damaged, or ONNX is asked to
+                compute on another device than the processor.
+            ResourceError: its base model is missing or is another one than in training, or weights are damaged.
         """
         allocation.keep_freed_memory()
         path = find_bundle(Path(folder))
@@ -241,7 +244,7 @@ class Classifier:
 
     def _batch_logits(self, ids: Sequence[Any]) -> Probabilities:
         pieces, counts = windows.split_all(ids, self.max_length)
-        return windows.pool(self.engine.logits(pieces), counts)
+        return windows.pool(self.engine.logits(pieces), counts) * self.bundle.folded_temperature
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the bundle: weights, tokenizer, labels, length policy, decision. Whole or not at all.

@@ -24,7 +24,9 @@ from textlora import (
     __version__,
     adapt_command,
     audit_command,
+    export_command,
     memory,
+    push_command,
     repeated,
     scoring_command,
     serve_command,
@@ -376,23 +378,6 @@ def _texts(texts: list[str] | None) -> list[str]:
 
 
 @app.command()
-def export(
-    run: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="Format: hf, a merged Hugging Face folder.")] = "hf",
-    out: Annotated[Path | None, typer.Option("--out", help="Target folder; RUN/export/FORMAT when not given.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write the classifier for other tools."""
-    from textlora import api
-
-    exported = api.export(run, to=to, out=out)
-    if as_json:
-        _print_json({"export": exported})
-    else:
-        terminal.show_export(exported.folder, exported.difference, exported.drift, terminal.stdout())
-
-
-@app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what it can do, what is missing, what to do about it."""
     from textlora.doctor import examine
@@ -526,6 +511,8 @@ def _plain(value: Any) -> Any:
 
 
 tune_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json, command=_command, show=_show)
+export_command.register(app, reporter=_reporter, print_json=_print_json)
+push_command.register(app, reporter=_reporter, print_json=_print_json)
 adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
 serve_command.register(app, reporter=_reporter)
 audit_command.register(app, reporter=_reporter, print_json=_print_json)

@@ -49,3 +49,6 @@ SERVE = (
     Extra("prometheus_client", (0, 22), "serve"),
 )
 RAY = Extra("ray", (2, 60), "ray")
+ONNX_RUNTIME = Extra("onnxruntime", (1, 30), "onnx")
+ONNX = Extra("onnx", (1, 23), "onnx")
+ONNX_SCRIPT = Extra("onnxscript", (0, 7), "onnx")

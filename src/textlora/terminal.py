@@ -33,7 +33,6 @@ from textlora.errors import TextloraWarning
 from textlora.slices import title
 from textlora.types import (
     Dataset,
-    Drift,
     Estimate,
     Evaluation,
     Explanation,
@@ -213,13 +212,6 @@ def warning_printer(other: Callable[..., None]) -> Callable[..., None]:
         stderr().print(text)
 
     return show
-
-
-def show_export(folder: Path, difference: float, drift: Drift | None, console: Console) -> None:
-    """Print where an export is, how exact it is, and what merging changed."""
-    console.print(f"{folder} (logits differ from the adapter's by {difference:.1g})")
-    if drift:
-        console.print(f"Trained over quantized weights, merged into the full-precision ones: {drift}.")
 
 
 def show_dataset(dataset: Dataset, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textlora import storage
 from textlora.batching import micro_batches, padded_tokens
 
 Lengths = NDArray[np.int64]
@@ -43,13 +45,19 @@ class Engine(ABC):
     def logits(self, windows: Sequence[Ids]) -> Logits:
         """Return the head's outputs (W, C) for the ids (T,) of each window, in one forward pass."""
 
+    @property
     @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """The files that the weights were read from, where these are whole."""
+
     def weights(self) -> Iterable[str | bytes]:
         """Yield all that makes these weights different from others."""
+        return (storage.file_fingerprint(file) for file in self.files)
 
-    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the weights into an existing folder, in the form that they were loaded from."""
+        for file in self.files:
+            shutil.copyfile(file, folder / file.name)
 
     def cut(self, lengths: Lengths, budget: int) -> list[list[int]]:
         """Cut texts with these lengths (N,) into micro-batches of at most ``budget`` tokens, the longest first."""

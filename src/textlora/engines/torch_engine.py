@@ -1,9 +1,9 @@
-"""Logits by torch: adapters over a base model, texts end to end where the packed forward knows the architecture."""
+"""Logits by torch: adapters over a base model or merged weights, texts end to end where the packed forward knows the architecture."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textlora import bundles, encoder
+from textlora import bundles, encoder, models
 from textlora.batching import packed_batches
 from textlora.encoder import EncoderSpec
 from textlora.engines.base import Engine, Ids, Lengths, Logits
@@ -63,7 +63,12 @@ class TorchEngine(Engine):
             output = self.model(**moved).logits
         return np.asarray(output.double().cpu().numpy())
 
-    def weights(self) -> Iterator[str | bytes]:
+    @property
+    def files(self) -> Sequence[Path]:
+        """None: adapters are written as they are in memory."""
+        return ()
+
+    def weights(self) -> Iterable[str | bytes]:
         """Yield names and values of adapters and head."""
         state = encoder.trained_weights(self.model)
         for name in sorted(state):
@@ -92,6 +97,34 @@ class TorchEngine(Engine):
         return encoder.arithmetic(self._precision)
 
 
+class MergedEngine(TorchEngine):
+    """A merged Hugging Face folder, in fp32.
+
+    Args:
+        model: what the folder holds.
+        bundle: precision and attention kernel.
+        tokenizer: for the padding and the length of a window.
+        folder: where the files lie.
+    """
+
+    def __init__(self, model: Any, bundle: Bundle, tokenizer: TextTokenizer, *, folder: Path) -> None:
+        super().__init__(model, bundle, tokenizer)
+        self._folder = folder
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Configuration and weights."""
+        return sorted([self._folder / "config.json", *self._folder.glob("*.safetensors*")])
+
+    def weights(self) -> Iterable[str | bytes]:
+        """Yield the fingerprints of the files."""
+        return Engine.weights(self)
+
+    def save(self, folder: Path) -> None:
+        """Copy the files."""
+        Engine.save(self, folder)
+
+
 def load(folder: Path, bundle: Bundle, tokenizer: TextTokenizer, *, device: str | None) -> TorchEngine:
     """Put the adapters in ``folder`` onto their base model.
 
@@ -105,6 +138,19 @@ def load(folder: Path, bundle: Bundle, tokenizer: TextTokenizer, *, device: str 
     model = encoder.load_for_prediction(spec, folder)
     model.to(device or best_device(quantized=bits is not None)).eval()
     return TorchEngine(model, bundle, tokenizer)
+
+
+def load_merged(folder: Path, bundle: Bundle, tokenizer: TextTokenizer, *, device: str | None) -> MergedEngine:
+    """Open a merged Hugging Face folder.
+
+    Raises:
+        UsageError: the folder lacks files, or names some outside of itself.
+        ResourceError: the weights are damaged.
+    """
+    models.check_folder(folder)
+    model = encoder.load_merged(EncoderSpec(folder, bundle.label_names, attention=bundle.attention, task=bundle.task))
+    model.to(device or best_device()).eval()
+    return MergedEngine(model, bundle, tokenizer, folder=folder)
 
 
 def best_device(*, quantized: bool = False) -> str:

@@ -18,6 +18,7 @@ from textlora.paired import shown_p
 from textlora.reporting import card, figures, wording
 from textlora.reporting.chance import Chance
 from textlora.reporting.crossing import Crossing
+from textlora.reporting.exported import ExportFacts
 from textlora.reporting.facts import Facts
 from textlora.reporting.trust import TrustFacts
 from textlora.types import Curve
@@ -37,11 +38,12 @@ def markdown(facts: Facts) -> str:
 
 
 def _sections(facts: Facts) -> dict[str, Any]:
-    """Return what is told of probabilities, and of several trainings; None where there is nothing."""
+    """Return what is told of probabilities, of several trainings, and of exports; None where there is nothing."""
     return {
         "trust": TrustFacts.of(facts.evaluation),
         "chance": Chance(facts.seeds) if facts.seeds else None,
         "crossing": Crossing(facts.folds) if facts.folds else None,
+        "exported": ExportFacts(facts.exports) if facts.exports and facts.exports.made else None,
     }
 
 
@@ -51,7 +53,12 @@ def model_card(facts: Facts) -> str:
     return (
         _environment(escape_html=False)
         .get_template("model_card.md.j2")
-        .render(facts=facts, front_matter=front, trust=TrustFacts.of(facts.evaluation))
+        .render(
+            facts=facts,
+            front_matter=front,
+            trust=TrustFacts.of(facts.evaluation),
+            exported=ExportFacts.written(facts.exports),
+        )
     )
 
 
