@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from textlora import terminal
+from textlora import printing, terminal
 from textlora.errors import ResourceError
 from textlora.extras import SERVE
 
@@ -37,13 +36,8 @@ Set = Annotated[
 ]
 
 
-def register(app: typer.Typer, *, reporter: Callable[[], Any]) -> None:
-    """Add the verb to the command line.
-
-    Args:
-        app: the command line.
-        reporter: opens a ``terminal.Reporter``.
-    """
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
 
     @app.command()
     def serve(  # noqa: PLR0913, PLR0917 - the options
@@ -64,7 +58,7 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any]) -> None:
         wanted = limits.parse(set_ or [])
         folders = loading.named_folders(runs)
         console = terminal.stderr()
-        with reporter() as told:
+        with printing.reporter() as told:
             service = running.service_over(folders, wanted, device=device, progress=told)
 
         def started(server: Any) -> None:
