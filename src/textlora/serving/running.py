@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import resource
 import socket
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +83,37 @@ def serve(service: Service, access: Access, *, on_start: Callable[[Server], None
 
     with listening:
         Server(config, on_start=on_start, on_stop=stopping).run([listening])
+
+
+@contextmanager
+def background(service: Service, access: Access | None = None) -> Iterator[Server]:
+    """Serve in a thread of this process while inside, for notebooks and tests.
+
+    Args:
+        service: what is served.
+        access: where to listen, whom to answer; by default any free port of this machine alone.
+
+    Raises:
+        ResourceError: the port is taken.
+    """
+    listening: Future[Server] = Future()
+
+    def work() -> None:
+        try:
+            serve(service, access or Access(port=0), on_start=listening.set_result)
+        except BaseException as error:
+            if listening.done():
+                raise
+            listening.set_exception(error)
+
+    thread = threading.Thread(target=work, name="textlora-server")
+    thread.start()
+    server = listening.result()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
 
 
 def _listen(access: Access) -> socket.socket:
