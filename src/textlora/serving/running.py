@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
 import threading
@@ -16,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from textlora.errors import ResourceError, UsageError
+from textlora.hardware import usable_cores
 from textlora.serving import loading
 from textlora.serving.app import create_app
 from textlora.serving.bodies import Bodies
@@ -50,10 +52,14 @@ def service_over(
 
 def usual_budget(classifier: Classifier) -> int:
     """Return the tokens that a device computes together: a micro-batch for each core, or one on a GPU."""
-    import torch
-
     on_processor = classifier.model.device.type == "cpu"
-    return classifier.budget.tokens * (torch.get_num_threads() if on_processor else 1)
+    return classifier.budget.tokens * (computing_threads() if on_processor else 1)
+
+
+def computing_threads() -> int:
+    """Return how many threads compute: ``OMP_NUM_THREADS``, else one for each core that may be used."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else usable_cores()
 
 
 def serve(service: Service, access: Access, *, on_start: Callable[[Server], None] = lambda _: None) -> None:
