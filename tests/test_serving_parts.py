@@ -306,3 +306,12 @@ class TestImage:
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert any(volume.endswith(":ro") for volume in service["volumes"])
         assert "secrets" in service
+
+
+def test_the_docs_name_every_limit_with_its_default():
+    page = (ROOT / "docs" / "serving.md").read_text("utf-8")
+    for name, field in limits.Limits.model_fields.items():
+        assert f"`limits.{name}`" in page
+        shown = "by device" if field.default is None else f"{field.default:,}".removesuffix(".0")
+        if name not in ("head_seconds", "body_seconds"):  # in one line
+            assert f"`limits.{name}` | {shown} |" in page
