@@ -279,7 +279,9 @@ def test_a_file_is_scored_and_downloaded(page, classifiers, tmp_path):
     link.wait_for()
     assert page.locator(".job .state").inner_text() == "402 rows done."
     assert "1 row has no text" in page.locator(".job .notes").inner_text()
-    assert "1 broken row is left out" in page.locator(".job .notes").inner_text()
+    assert (
+        "1 broken row is left out of the result (line 403: Too many cells)." in page.locator(".job .notes").inner_text()
+    )
     shown = [row.locator("td.num").inner_text() for row in page.locator(".job tbody tr").all()]
     assert sum(int(text.split()[0]) for text in shown) == expected.scored == 400
     with page.expect_download() as download:
@@ -298,9 +300,9 @@ def test_wrong_files_get_a_clear_error(page, tmp_path):
     cases = {
         "numbers.csv": ("a,b\n1,2\n3,4\n", "Columns: a, b.\nName it above"),
         "scored.csv": ("review,prediction\na fine film,positive\n", "already has the column 'prediction'"),
-        "letter.pdf": ("%PDF-1.4", "letter.pdf is of a kind that is not read here"),
+        "letter.pdf": ("%PDF-1.4", "This kind of file is not read here; expected one of .csv .tsv .jsonl .parquet."),
         "letter.csv": ("%PDF-1.4", "letter.csv is a PDF document"),
-        "large.csv": ("review\n" + "fine film\n" * 11_000, "A file may have 0 MB here"),
+        "large.csv": ("review\n" + "fine film\n" * 11_000, "The file has 0.1 MB; 0.1 MB is the most here."),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
