@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,31 +62,9 @@ def serving(service: Any, *, key: bytes | None = None, hosts: tuple[str, ...] | 
     from textlora.serving import running
     from textlora.serving.options import LOOPBACK_NAMES, Access
 
-    listening, servers, errors = threading.Event(), [], []
-
-    def started(server: Any) -> None:
-        servers.append(server)
-        listening.set()
-
-    def work() -> None:
-        try:
-            running.serve(
-                service, Access(port=0, api_key=key, hosts=LOOPBACK_NAMES if hosts is None else hosts), on_start=started
-            )
-        except Exception as error:  # noqa: BLE001 - shown in the test's own thread
-            errors.append(error)
-            listening.set()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert listening.wait(30)
-    assert not errors, errors
-    try:
-        yield Served(servers[0].address[1], service)
-    finally:
-        servers[0].stop()
-        thread.join(30)
-        assert not thread.is_alive()
+    access = Access(port=0, api_key=key, hosts=LOOPBACK_NAMES if hosts is None else hosts)
+    with running.background(service, access) as server:
+        yield Served(server.address[1], service)
 
 
 def relabelled(run: Path, folder: Path, names: list[str]) -> Path:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,25 +52,15 @@ def classifiers(toy_run: ToyRun) -> dict[str, Any]:
 @contextmanager
 def serving(classifiers: dict[str, Any], folder: Path, *, key: str | None = None) -> Iterator[str]:
     """Serve in a thread of this process; yields the address."""
-    import uvicorn
-
     from textlora.serving.limits import Limits
     from textlora.serving.options import Access
-    from textlora.serving.running import application
+    from textlora.serving.running import background
     from textlora.serving.service import Service
 
     folders = {name: folder if name == "reviews" else folder / name for name in classifiers}
     service = Service(classifiers, folders, Limits(characters=5_000, file_bytes=100_000), budget=512)
-    access = Access(port=0, api_key=key.encode() if key else None)
-    server = uvicorn.Server(uvicorn.Config(application(service, access), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with background(service, Access(port=0, api_key=key.encode() if key else None)) as server:
+        yield f"{server.url}/"
 
 
 @pytest.fixture(scope="module")

@@ -68,10 +68,8 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any]) -> None:
             service = running.service_over(folders, wanted, device=device, progress=told)
 
         def started(server: Any) -> None:
-            address, chosen = server.address
-            shown = f"[{address}]" if ":" in address else address
             key = ", API key asked for" if allowed.api_key else ""
-            console.print(f"Serving {', '.join(folders)} on http://{shown}:{chosen} (Ctrl-C to stop{key})")
+            console.print(f"Serving {', '.join(folders)} on {server.url} (Ctrl-C to stop{key})")
 
         running.serve(service, allowed, on_start=started)
         console.print("Stopped; what was accepted has been answered.")

@@ -113,6 +113,12 @@ class Server(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return host, port
 
+    @property
+    def url(self) -> str:
+        """The address as a browser takes it."""
+        host, port = self.address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
     def stop(self) -> None:
         """Tell it to stop, from any thread."""
         self.should_exit = True

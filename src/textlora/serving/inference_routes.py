@@ -8,7 +8,8 @@ the text is given, ``truncated`` and ``abstains`` BOOL (N,).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -21,14 +22,44 @@ from textlora.serving.service import Service
 from textlora.serving.tensors import HEAD_LENGTH, Output, join_answer, read_texts, split_body
 from textlora.types import Prediction
 
+if TYPE_CHECKING:
+    from textlora.classifier import Classifier
+
 INPUT = "text"
 # There is one version of a model at a time.
 VERSION = "1"
+DTYPES = {"BYTES": np.dtype(object), "FP32": np.dtype(np.float64), "BOOL": np.dtype(np.bool_)}
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An output: its datatype, whether it has a column for each label, and its value for one text."""
+
+    datatype: str
+    wide: bool
+    value: Callable[[Prediction, Classifier], Any]
+
+    def shape(self, texts: int, labels: int) -> tuple[int, ...]:
+        """Return (N,) or (N, C)."""
+        return (texts, labels) if self.wide else (texts,)
+
+
+def _given(prediction: Prediction, classifier: Classifier) -> list[bool]:
+    several = classifier.bundle.task == "multi_label"
+    given = prediction.labels if several else (prediction.label,)
+    return [name in given for name in classifier.label_names]
+
+
 OUTPUTS = {
-    "label": ("BYTES", [-1]), "probabilities": ("FP32", [-1, 0]), "given": ("BOOL", [-1, 0]),
-    "truncated": ("BOOL", [-1]), "abstains": ("BOOL", [-1]),
-}  # fmt: skip
+    "label": Kind("BYTES", False, lambda prediction, _: prediction.label),
+    "probabilities": Kind(
+        "FP32", True, lambda prediction, classifier: [prediction.probabilities[name] for name in classifier.label_names]
+    ),
+    "given": Kind("BOOL", True, _given),
+    "truncated": Kind("BOOL", False, lambda prediction, _: prediction.truncated),
+    "abstains": Kind("BOOL", False, lambda prediction, _: prediction.abstains),
+}
 REQUEST_SCHEMA = {
     "type": "object", "required": ["inputs"],
     "properties": {
@@ -122,8 +153,8 @@ def _status(good: bool, **content: Any) -> Response:
 def _metadata(service: Service, name: str) -> dict[str, Any]:
     labels = list(service.classifiers[name].label_names)
     outputs = [
-        {"name": output, "datatype": kind, "shape": [each or len(labels) for each in shape]}
-        for output, (kind, shape) in OUTPUTS.items()
+        {"name": output, "datatype": kind.datatype, "shape": list(kind.shape(-1, len(labels)))}
+        for output, kind in OUTPUTS.items()
     ]
     return {
         "name": name, "versions": [VERSION], "platform": "textlora", "parameters": {"labels": labels},
@@ -161,27 +192,10 @@ def _wanted(head: dict[str, Any]) -> list[tuple[str, bool]]:
     return [(each["name"], _parameters(each).get("binary_data", usual) is True) for each in asked]
 
 
-def _output(name: str, predictions: Sequence[Prediction], classifier: Any) -> Output:
-    kind, shape = OUTPUTS[name]
-    width = [len(classifier.label_names)] if len(shape) > 1 else []
-    empty = np.empty((0, *width), dtype=object if kind == "BYTES" else np.float64)
-    values = np.array([_VALUES[name](each, classifier) for each in predictions], dtype=empty.dtype)
-    return Output(name, kind, (values if len(predictions) else empty).astype(bool if kind == "BOOL" else empty.dtype))
-
-
-def _given(prediction: Prediction, classifier: Any) -> list[bool]:
-    several = classifier.bundle.task == "multi_label"
-    given = prediction.labels if several else (prediction.label,)
-    return [name in given for name in classifier.label_names]
-
-
-_VALUES: dict[str, Callable[[Prediction, Any], Any]] = {
-    "label": lambda prediction, _: prediction.label,
-    "probabilities": lambda prediction, classifier: [prediction.probabilities[name] for name in classifier.label_names],
-    "given": _given,
-    "truncated": lambda prediction, _: prediction.truncated,
-    "abstains": lambda prediction, _: prediction.abstains,
-}
+def _output(name: str, predictions: Sequence[Prediction], classifier: Classifier) -> Output:
+    kind = OUTPUTS[name]
+    values = np.array([kind.value(each, classifier) for each in predictions], dtype=DTYPES[kind.datatype])
+    return Output(name, kind.datatype, values.reshape(kind.shape(len(predictions), len(classifier.label_names))))
 
 
 def _answer(head: dict[str, Any], outputs: Sequence[tuple[Output, bool]]) -> Response:

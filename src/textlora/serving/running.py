@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from textlora.errors import ResourceError, UsageError
+from textlora.hardware import usable_cores
 from textlora.serving import loading
 from textlora.serving.app import create_app
 from textlora.serving.bodies import Bodies
@@ -47,10 +52,14 @@ def service_over(
 
 def usual_budget(classifier: Classifier) -> int:
     """Return the tokens that a device computes together: a micro-batch for each core, or one on a GPU."""
-    import torch
-
     on_processor = classifier.model.device.type == "cpu"
-    return classifier.budget.tokens * (torch.get_num_threads() if on_processor else 1)
+    return classifier.budget.tokens * (computing_threads() if on_processor else 1)
+
+
+def computing_threads() -> int:
+    """Return how many threads compute: ``OMP_NUM_THREADS``, else one for each core that may be used."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else usable_cores()
 
 
 def serve(service: Service, access: Access, *, on_start: Callable[[Server], None] = lambda _: None) -> None:
@@ -80,6 +89,37 @@ def serve(service: Service, access: Access, *, on_start: Callable[[Server], None
 
     with listening:
         Server(config, on_start=on_start, on_stop=stopping).run([listening])
+
+
+@contextmanager
+def background(service: Service, access: Access | None = None) -> Iterator[Server]:
+    """Serve in a thread of this process while inside, for notebooks and tests.
+
+    Args:
+        service: what is served.
+        access: where to listen, whom to answer; by default any free port of this machine alone.
+
+    Raises:
+        ResourceError: the port is taken.
+    """
+    listening: Future[Server] = Future()
+
+    def work() -> None:
+        try:
+            serve(service, access or Access(port=0), on_start=listening.set_result)
+        except BaseException as error:
+            if listening.done():
+                raise
+            listening.set_exception(error)
+
+    thread = threading.Thread(target=work, name="textlora-server")
+    thread.start()
+    server = listening.result()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
 
 
 def _listen(access: Access) -> socket.socket:
