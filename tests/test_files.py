@@ -16,7 +16,7 @@ from textlora import scoring
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
-LIMIT = 50_000
+LIMIT = 300_000
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_what_is_not_a_table_is_refused(client, tmp_path):
     answers = [
         send(client, "x", "letter.docx"),
         send(client, "review\n" + "fine " * LIMIT),
-        client.post("/files", params={"name": "a.csv"}, content=(b"x" * 1_000 for _ in range(100))),
+        client.post("/files", params={"name": "a.csv"}, content=(b"x" * 1_000 for _ in range(400))),
         client.post("/files", params={"name": "a.csv"}, files={"file": b"review\nfine\n"}),
         send(client, "review\nfine\n", model="other"),
         client.post("/files", content=b"review\nfine\n"),
@@ -124,7 +124,7 @@ def test_no_name_leads_out_of_the_folder(client, tmp_path, name):
     assert "/" not in job["name"]
     assert "\\" not in job["name"]
     assert job["state"] == "done"
-    assert len(files_of(tmp_path)) >= 2
+    assert len(files_of(tmp_path)) == 1
 
 
 def test_messages_do_not_say_where_the_server_keeps_files(client):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,25 +52,15 @@ def classifiers(toy_run: ToyRun) -> dict[str, Any]:
 @contextmanager
 def serving(classifiers: dict[str, Any], folder: Path, *, key: str | None = None) -> Iterator[str]:
     """Serve in a thread of this process; yields the address."""
-    import uvicorn
-
     from textlora.serving.limits import Limits
     from textlora.serving.options import Access
-    from textlora.serving.running import application
+    from textlora.serving.running import background
     from textlora.serving.service import Service
 
     folders = {name: folder if name == "reviews" else folder / name for name in classifiers}
     service = Service(classifiers, folders, Limits(characters=5_000, file_bytes=100_000), budget=512)
-    access = Access(port=0, api_key=key.encode() if key else None)
-    server = uvicorn.Server(uvicorn.Config(application(service, access), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with background(service, Access(port=0, api_key=key.encode() if key else None)) as server:
+        yield f"{server.url}/"
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +267,9 @@ def test_a_file_is_scored_and_downloaded(page, classifiers, tmp_path):
     link.wait_for()
     assert page.locator(".job .state").inner_text() == "402 rows done."
     assert "1 row has no text" in page.locator(".job .notes").inner_text()
-    assert "1 broken row is left out" in page.locator(".job .notes").inner_text()
+    assert (
+        "1 broken row is left out of the result (line 403: Too many cells)." in page.locator(".job .notes").inner_text()
+    )
     shown = [row.locator("td.num").inner_text() for row in page.locator(".job tbody tr").all()]
     assert sum(int(text.split()[0]) for text in shown) == expected.scored == 400
     with page.expect_download() as download:
@@ -298,9 +288,9 @@ def test_wrong_files_get_a_clear_error(page, tmp_path):
     cases = {
         "numbers.csv": ("a,b\n1,2\n3,4\n", "Columns: a, b.\nName it above"),
         "scored.csv": ("review,prediction\na fine film,positive\n", "already has the column 'prediction'"),
-        "letter.pdf": ("%PDF-1.4", "letter.pdf is of a kind that is not read here"),
+        "letter.pdf": ("%PDF-1.4", "This kind of file is not read here; expected one of .csv .tsv .jsonl .parquet."),
         "letter.csv": ("%PDF-1.4", "letter.csv is a PDF document"),
-        "large.csv": ("review\n" + "fine film\n" * 11_000, "A file may have 0 MB here"),
+        "large.csv": ("review\n" + "fine film\n" * 11_000, "The file has 0.1 MB; 0.1 MB is the most here."),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_text(content, encoding="utf-8")

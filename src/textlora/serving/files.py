@@ -21,6 +21,8 @@ from textlora.serving.service import Service
 from textlora.serving.spreadsheet import spreadsheet_csv
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+UPLOAD_SECONDS = 900.0
+"""Seconds in which an upload must arrive, however steadily it comes."""
 SWEEP = 30.0
 """Seconds between looks for what is past its time."""
 _LONGEST_NAME = 80
@@ -113,10 +115,14 @@ def _check(request: Request, name: str, limit: int) -> None:
 async def _receive(request: Request, jobs: Jobs, job: Job, limit: int) -> None:
     """Write the body to disk as it comes; if it does not come whole, the job is gone."""
     try:
-        await _write(request, job, limit)
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            await _write(request, job, limit)
     except ClientDisconnect as error:
         jobs.remove(job)
         raise ServerFault(400, "validation", "The upload broke off.") from error
+    except TimeoutError as error:
+        jobs.remove(job)
+        raise ServerFault(408, "timeout", f"The upload did not arrive within {UPLOAD_SECONDS:g} s.") from error
     except OSError as error:
         jobs.remove(job)
         raise ServerFault(507, "backend", f"The upload cannot be stored: {error.strerror}.") from error

@@ -6,6 +6,8 @@ so that a single text waits for the next batch and never for a file.
 
 from __future__ import annotations
 
+import csv
+import itertools
 import logging
 import secrets
 import shutil
@@ -43,6 +45,7 @@ BLOCK_TEXTS = 256
 BLOCK_CHARACTERS = 100_000
 """Texts that are handed over together. The queue cuts them into batches and lets others in between."""
 RETRY_SECONDS = 10
+SHOWN_BROKEN = 5
 
 
 class _Removed(Exception):
@@ -60,6 +63,7 @@ class Job:
         counts: rows by the label that they were given; those the classifier is not sure of are not in it.
         not_sure: rows without an answer; None where the classifier always gives one.
         without_label: rows that were given no label at all, which multi-label classifiers may do.
+        broken: the first broken rows, each with its line and what is wrong with it.
         message: what went wrong.
         expires: on the clock of ``time.monotonic``; None while it is under way.
     """
@@ -78,6 +82,7 @@ class Job:
     without_label: int = 0
     without_text: int = 0
     quarantined: int = 0
+    broken: tuple[str, ...] = ()
     truncated: int = 0
     message: str = ""
     expires: float | None = None
@@ -114,7 +119,7 @@ class Job:
     def told(self) -> dict[str, Any]:
         """Return what a client sees of it."""
         names = ("id", "name", "model", "state", "done", "total", "not_sure", "without_label", "without_text")
-        rest = ("quarantined", "truncated", "message", "answered")
+        rest = ("quarantined", "broken", "truncated", "message", "answered")
         return {name: getattr(self, name) for name in (*names, *rest)} | {"counts": dict(self.counts)}
 
 
@@ -134,7 +139,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="file-jobs")
-        self._folder = Path(tempfile.mkdtemp(prefix="textlora-files-"))
+        self._folder: Path | None = None
 
     def open(self, name: str, *, model: str, text: str | None = None) -> Job:
         """Make room for an upload.
@@ -146,18 +151,27 @@ class Jobs:
         with self._lock:
             if len(self._jobs) >= self._most:
                 raise overloaded(f"{len(self._jobs)} files are here already, which is the most.", RETRY_SECONDS)
+            self._folder = self._folder or Path(tempfile.mkdtemp(prefix="textlora-files-"))
             identity = secrets.token_urlsafe(16)
             job = Job(identity, name, model, self._folder / identity, text)
+            job.folder.mkdir()
             self._jobs[identity] = job
-        job.folder.mkdir()
         if self._classifiers[model].bundle.abstention is not None:
             job.not_sure = 0
         return job
 
     def start(self, job: Job) -> None:
-        """Score an upload that has arrived, as soon as those before it are done."""
+        """Score an upload that has arrived, as soon as those before it are done.
+
+        Raises:
+            ServerFault: 503, the server is stopping.
+        """
         job.state = "waiting"
-        self._worker.submit(self._work, job)
+        try:
+            self._worker.submit(self._work, job)
+        except RuntimeError as error:  # closed
+            self.remove(job)
+            raise ServerFault(503, "unhealthy", "The server is stopping.") from error
 
     def get(self, identity: str) -> Job | None:
         """Return a job that is still here."""
@@ -190,7 +204,8 @@ class Jobs:
         for job in list(self._jobs.values()):
             self.remove(job)
         self._worker.shutdown(wait=True, cancel_futures=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _work(self, job: Job) -> None:
         if job.removed.is_set():
@@ -213,13 +228,14 @@ class Jobs:
     def _ended(self, job: Job) -> None:
         if job.removed.is_set():
             shutil.rmtree(job.folder, ignore_errors=True)
-        job.expires = time.monotonic() + (AFTER_DOWNLOAD if job.state == "failed" else LIFETIME)
+        job.expires = time.monotonic() + (LIFETIME if job.result.exists() else AFTER_DOWNLOAD)
 
     def _score(self, job: Job) -> None:
         job.total = sum(1 for _ in _until_removed(job, iter(open_table(job.source))))
         classifier: Any = _Paced(self._classifiers[job.model], self._predict, job)
         scored = score_file(classifier, job.source, job.result, text=job.text, progress=_Progress(job))
         _settle(job, scored)
+        job.source.unlink()
         job.state = "done"
 
     @staticmethod
@@ -247,6 +263,10 @@ def _settle(job: Job, scored: ScoredFile) -> None:
     job.total = job.done
     job.without_text, job.quarantined, job.truncated = scored.without_text, scored.quarantined, scored.truncated
     job.not_sure = scored.not_sure
+    if scored.quarantine:
+        with scored.quarantine.open(encoding="utf-8", newline="") as stream:
+            rows = itertools.islice(csv.DictReader(stream), SHOWN_BROKEN)
+            job.broken = tuple(f"line {row['line']}: {row['reason']}" for row in rows)
 
 
 class _Progress:

@@ -10,9 +10,9 @@ const LEAST_SECONDS = 3;
 const cards = new Set();
 let numbers = 0;
 
-export function filePart(chosenModel) {
+export function filePart(chosenModel, limit) {
   const drop = at("drop");
-  const take = (files) => [...files].forEach((file) => new Card(file, chosenModel()).score());
+  const take = (files) => [...files].forEach((file) => new Card(file, chosenModel(), limit()).score());
   at("file").addEventListener("change", () => {
     take(at("file").files);
     // So that the same file can be chosen again.
@@ -42,9 +42,10 @@ function over(event, inside) {
 }
 
 class Card {
-  constructor(file, model) {
+  constructor(file, model, limit) {
     this.file = file;
     this.model = model;
+    this.limit = limit;
     this.column = at("column").value.trim();
     this.stop = new AbortController();
     this.id = null;
@@ -70,6 +71,7 @@ class Card {
     this.state("Sending…", true);
     say(`Sending ${this.file.name}.`);
     try {
+      this.check();
       const response = await upload(this.address(), this.file, {
         signal: this.stop.signal,
         onProgress: (share) => this.sending(share),
@@ -79,6 +81,20 @@ class Card {
       await this.watch();
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error);
+    }
+  }
+
+  // The server refuses such files as well, but a browser that is still sending may not hear it.
+  check() {
+    const suffixes = at("file").accept.split(",");
+    if (!suffixes.some((suffix) => this.file.name.toLowerCase().endsWith(suffix))) {
+      throw new Problem(`This kind of file is not read here; expected one of ${suffixes.join(" ")}.`);
+    }
+    if (this.file.size > this.limit) {
+      throw new Problem(
+        `The file has ${megabytes(this.file.size)} MB; ${megabytes(this.limit)} MB is the most here. ` +
+          "On the command line, textlora predict takes files of any size.",
+      );
     }
   }
 
@@ -103,8 +119,7 @@ class Card {
 
   sending(share) {
     this.part("progress").value = share;
-    const size = (bytes) => (bytes / MEGABYTE).toFixed(1);
-    this.state(`Sending… ${size(share * this.file.size)} of ${size(this.file.size)} MB`, true);
+    this.state(`Sending… ${megabytes(share * this.file.size)} of ${megabytes(this.file.size)} MB`, true);
   }
 
   progress(job) {
@@ -149,7 +164,9 @@ class Card {
     const notes = [
       job.truncated && `${plural(job.truncated, "text was", "texts were")} longer than the model reads: a part of each was not seen.`,
       job.without_text && `${plural(job.without_text, "row has", "rows have")} no text and got no answer.`,
-      job.quarantined && `${plural(job.quarantined, "broken row is", "broken rows are")} left out of the result.`,
+      job.quarantined &&
+        `${plural(job.quarantined, "broken row is", "broken rows are")} left out of the result (` +
+          `${job.broken.join("; ")}${job.quarantined > job.broken.length ? "; …" : ""}).`,
     ];
     this.part("notes").replaceChildren(...notes.filter(Boolean).map((text) => make("li", { text })));
     this.part("download").href = `files/${job.id}/result`;
@@ -211,6 +228,8 @@ class Card {
     this.part("state").classList.toggle("working", working);
   }
 }
+
+const megabytes = (bytes) => (bytes / MEGABYTE).toFixed(1);
 
 const say = (text) => {
   at("file-spoken").textContent = text;

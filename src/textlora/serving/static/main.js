@@ -7,12 +7,13 @@ import { changed, reset, textPart } from "./text.js";
 
 const FEW_NAMES = 6;
 let models = [];
+let fileLimit = Infinity;
 
 const chosen = () => models.find((model) => model.name === at("model").value) ?? models[0];
 
 async function begin() {
   textPart(chosen);
-  filePart(chosen);
+  filePart(chosen, () => fileLimit);
   at("report").addEventListener("click", openReport);
   at("model").addEventListener("change", () => {
     reset();
@@ -21,8 +22,9 @@ async function begin() {
   try {
     const info = await (await ask("info")).json();
     models = info.models;
+    fileLimit = info.limits.file_bytes;
     at("version").textContent = `– textlora ${info.version}`;
-    at("file-limit").textContent = `, up to ${count(Math.round(info.limits.file_bytes / 1e6))} MB`;
+    at("file-limit").textContent = `, up to ${count(Math.round(fileLimit / 1e6))} MB`;
     at("model").replaceChildren(...models.map(({ name }) => make("option", { text: name })));
     at("models").hidden = models.length < 2;
     describe(chosen());

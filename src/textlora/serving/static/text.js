@@ -127,6 +127,7 @@ function showAnswer(text, prediction, model) {
   show(at("truncated"), prediction.truncated ? truncatedNote(model) : "");
   at("result").classList.remove("old");
   at("result").hidden = false;
+  if (at("result").getBoundingClientRect().top > window.innerHeight - 100) at("result").scrollIntoView({ block: "center" });
   words(text, null);
   at("spoken").textContent = spoken(prediction);
 }
