@@ -126,6 +126,7 @@ def test_all_files_go_up_in_one_commit(run, hub):
     card = ModelCard(base64.b64decode(entries["README.md"]["value"]["content"]).decode())
     assert (card.data.license, card.data.library_name, card.data.tags) == ("apache-2.0", "transformers", ["textlora"])
     assert 'pipeline("text-classification", "user/name")' in card.text
+    assert "| hf | 24 rows (test and validation) |" in card.text
     assert {authorization for path, authorization in hub.seen if path.startswith("/api/repos")} == {f"Bearer {TOKEN}"}
     assert TOKEN not in done.stdout + done.stderr
     assert "/user/name/commit/abc (a new repository is private)" in done.stdout.replace("\n", "")

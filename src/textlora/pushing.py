@@ -20,6 +20,7 @@ from textlora import storage
 from textlora.bundles import exports_of, find_bundle
 from textlora.errors import ResourceError, UsageError
 from textlora.exports import Exports
+from textlora.reporting import page
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 CARD = "README.md"
@@ -80,7 +81,7 @@ def push(
     find_bundle(folder)
     card, stated = _checked(folder, repo, licence)
     _make_merged(folder, progress)
-    readme = _readme(card, repo=repo, licence=stated)
+    readme = _readme(card, repo=repo, licence=stated, exports=exports_of(folder))
     files: dict[str, bytes | Path] = {CARD: readme.encode("utf-8"), **dict(_files(folder))}
     sizes = tuple((name, len(file) if isinstance(file, bytes) else file.stat().st_size) for name, file in files.items())
     pushed = Pushed(repo, stated, not public, sizes)
@@ -151,11 +152,12 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield f"{places.get(name, f'{name}/')}{file.name}", file
 
 
-def _readme(card: Any, *, repo: str, licence: str) -> str:
-    """Return the card with licence, and with how to use what is on the hub."""
+def _readme(card: Any, *, repo: str, licence: str, exports: Exports | None) -> str:
+    """Return the card with licence, how the exports answered, and how to use what is on the hub."""
     card.data.license = licence
     card.data.library_name = "transformers"
-    card.text = f"{card.text.rstrip()}\n\n{_use(repo)}\n"
+    parts = (card.text.rstrip(), page.exports_for_others(exports) if exports else "", _use(repo))
+    card.text = "\n\n".join(part for part in parts if part) + "\n"
     return str(card)
 
 
