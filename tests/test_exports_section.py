@@ -53,13 +53,14 @@ def test_the_table_in_markdown_is_whole(facts):
     assert table[-1].endswith("| no |")
 
 
-def test_the_card_shows_what_was_written_and_not_what_was_refused(facts):
-    card = page.model_card(facts)
-    assert "| onnx |" in card
-    assert "| onnx-int8 |" not in card
+def test_others_see_what_was_written_and_not_what_was_refused(facts):
+    section = page.exports_for_others(facts.exports)
+    assert section.startswith("## Exports\n")
+    assert "| onnx |" in section
+    assert "onnx-int8" not in section
+    assert page.exports_for_others(Exports("0" * 64, MADE[2:])) == ""
 
 
 def test_without_exports_there_is_no_section():
     assert "xports" not in page.html(make_facts())
     assert "Exports" not in page.markdown(make_facts())
-    assert "Exports" not in page.model_card(make_facts())

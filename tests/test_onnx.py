@@ -16,7 +16,7 @@ from tests.conftest import ARCHITECTURES, WORDS, write_model
 from tests.test_cli import call
 from textlora import Classifier, storage
 from textlora.bundles import BUNDLE, exports_of
-from textlora.decision import Abstention, Calibration
+from textlora.decision import Abstention, Calibration, Decision
 from textlora.engines import onnx_engine
 from textlora.errors import ResourceError, UsageError
 from textlora.exporting import export
@@ -110,24 +110,27 @@ class TestAnswers:
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         np.testing.assert_allclose(shares, opened.predict_proba(["good film", "a bad bad story"]), atol=1e-5)
 
-    def test_windows_are_pooled(self, run, tmp_path):
-        folder = copy_of(run, tmp_path / "run")
-        change(folder / "adapter", policy="windows", max_length=16, window_overlap=4, max_windows=5)
-        made = export(folder, to="onnx")
-        mine, theirs = Classifier.from_pretrained(made.folder), Classifier.from_pretrained(folder, device="cpu")
-        assert mine.whole_length == theirs.whole_length > 16
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"policy": "windows", "max_length": 16, "window_overlap": 4, "max_windows": 5},
+            {"policy": "head+tail", "max_length": 16, "head_tokens": 4},
+            {"task": "multi_label", "thresholds": (0.3, 0.9), "abstention": None},
+            {"decision": Decision("f1", "positive", 0.8, 100, {"f1": 0.9})},
+        ],
+        ids=["windows", "head+tail", "several labels", "threshold"],
+    )
+    def test_whatever_the_bundle_says_is_done(self, run, exports, changes, tmp_path):
+        folders = [copy_of(run / "adapter", tmp_path / "run"), copy_of(exports["onnx"].folder, tmp_path / "onnx")]
+        for folder in folders:
+            change(folder, **changes)
+        theirs, mine = (Classifier.from_pretrained(folder, device="cpu") for folder in folders)
+        assert mine.whole_length == theirs.whole_length
         np.testing.assert_allclose(mine.logits(TEXTS), theirs.logits(TEXTS), atol=1e-4)
-        assert [found.truncated for found in mine.predict(TEXTS)] == [
-            found.truncated for found in theirs.predict(TEXTS)
-        ]
-
-    def test_several_labels_keep_their_thresholds(self, run, tmp_path):
-        folder = copy_of(run / "adapter", tmp_path / "adapter")
-        change(folder, task="multi_label", thresholds=(0.3, 0.9), abstention=None)
-        made = export(folder, to="onnx", out=tmp_path / "out")
-        mine, theirs = Classifier.from_pretrained(made.folder), Classifier.from_pretrained(folder, device="cpu")
-        assert [found.labels for found in mine.predict(TEXTS)] == [found.labels for found in theirs.predict(TEXTS)]
-        assert json.loads((made.folder / "config.json").read_text())["textlora"]["thresholds"]["positive"] == 0.9
+        for one, other in zip(mine.predict(TEXTS), theirs.predict(TEXTS), strict=True):
+            assert (one.label, one.labels, one.abstains, one.truncated) == (
+                other.label, other.labels, other.abstains, other.truncated,
+            )  # fmt: skip
 
 
 FRESH = """
@@ -284,10 +287,10 @@ def test_another_decision_makes_them_old(run, exports, tmp_path):
 
 
 def test_the_command_says_how_it_answers(run, tmp_path):
-    result = call("export", run, "--to", "onnx", "--out", tmp_path / "out")
+    result = call("export", run, "--out", tmp_path / "out")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
-    assert lines[0].startswith(f"{tmp_path / 'out'} (onnx, ")
+    assert lines[0].startswith(f"{tmp_path / 'out'} (hf, ")
     assert lines[1].startswith("  logits differ from the classifier's by ")
     assert lines[2].startswith("  0 of 24 test and validation rows get another label; accuracy ")
     assert lines[3].endswith(" times as fast")

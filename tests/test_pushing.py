@@ -80,8 +80,9 @@ def hub():
     server.seen, server.created, server.commits, server.stored, server.status = [], [], [], {}, 200
     Thread(target=server.serve_forever, daemon=True).start()
     yield server
-    server.shutdown()
-    server.server_close()
+    if server.socket.fileno() >= 0:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,7 @@ def test_all_files_go_up_in_one_commit(run, hub):
     card = ModelCard(base64.b64decode(entries["README.md"]["value"]["content"]).decode())
     assert (card.data.license, card.data.library_name, card.data.tags) == ("apache-2.0", "transformers", ["textlora"])
     assert 'pipeline("text-classification", "user/name")' in card.text
+    assert "| hf | 24 rows (test and validation) |" in card.text
     assert {authorization for path, authorization in hub.seen if path.startswith("/api/repos")} == {f"Bearer {TOKEN}"}
     assert TOKEN not in done.stdout + done.stderr
     assert "/user/name/commit/abc (a new repository is private)" in done.stdout.replace("\n", "")
@@ -146,6 +148,16 @@ def test_without_a_token_nothing_is_asked(run, hub):
     assert done.returncode == 4
     assert "error: There is no token for the hub." in done.stderr
     assert hub.seen == []
+
+
+def test_a_hub_that_is_not_there_is_told(run, hub):
+    hub.shutdown()
+    hub.server_close()
+    done = pushed(hub, run, "user/name", "--licence", "mit")
+    assert done.returncode == 4
+    assert "error: The hub cannot be reached: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
 
 
 def test_a_dry_run_says_what_would_go_up(run):

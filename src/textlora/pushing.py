@@ -20,6 +20,7 @@ from textlora import storage
 from textlora.bundles import exports_of, find_bundle
 from textlora.errors import ResourceError, UsageError
 from textlora.exports import Exports
+from textlora.reporting import page
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 CARD = "README.md"
@@ -80,7 +81,7 @@ def push(
     find_bundle(folder)
     card, stated = _checked(folder, repo, licence)
     _make_merged(folder, progress)
-    readme = _readme(card, repo=repo, licence=stated)
+    readme = _readme(card, repo=repo, licence=stated, exports=exports_of(folder))
     files: dict[str, bytes | Path] = {CARD: readme.encode("utf-8"), **dict(_files(folder))}
     sizes = tuple((name, len(file) if isinstance(file, bytes) else file.stat().st_size) for name, file in files.items())
     pushed = Pushed(repo, stated, not public, sizes)
@@ -151,11 +152,12 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield f"{places.get(name, f'{name}/')}{file.name}", file
 
 
-def _readme(card: Any, *, repo: str, licence: str) -> str:
-    """Return the card with licence, and with how to use what is on the hub."""
+def _readme(card: Any, *, repo: str, licence: str, exports: Exports | None) -> str:
+    """Return the card with licence, how the exports answered, and how to use what is on the hub."""
     card.data.license = licence
     card.data.library_name = "transformers"
-    card.text = f"{card.text.rstrip()}\n\n{_use(repo)}\n"
+    parts = (card.text.rstrip(), page.exports_for_others(exports) if exports else "", _use(repo))
+    card.text = "\n\n".join(part for part in parts if part) + "\n"
     return str(card)
 
 
@@ -174,6 +176,7 @@ print(classify(["some text"], truncation=True))
 
 
 def _uploaded(pushed: Pushed, files: dict[str, bytes | Path]) -> Pushed:
+    import httpx
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -191,8 +194,8 @@ def _uploaded(pushed: Pushed, files: dict[str, bytes | Path]) -> Pushed:
         raise ResourceError("The hub is turned off (HF_HUB_OFFLINE).", hint="Unset HF_HUB_OFFLINE.") from error
     except HfHubHTTPError as error:
         raise _refused(pushed.repo, error) from error
-    except (OSError, ValueError) as error:
-        raise ResourceError(f"The hub cannot be reached: {_first_line(error)}") from error
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise ResourceError(f"The hub cannot be reached: {_first_line(error)}", hint="Try again later.") from error
     return Pushed(pushed.repo, pushed.licence, pushed.private, pushed.files, str(commit.commit_url))
 
 

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from textlora import engines, models, storage
 from textlora.bundles import BUNDLE, exports_of, find_bundle, read_bundle, source_fingerprint
 from textlora.classifier import Classifier
 from textlora.errors import TrainingError, UsageError, did_you_mean
 from textlora.exporting import gate, merging, onnx_file
-from textlora.exports import FORMATS, Exported, Exports
+from textlora.exports import FORMATS, Exported, Exports, Parity
 from textlora.tokenization import TextTokenizer
 from textlora.types import Bundle
 from textlora.windows import LengthPolicy
@@ -74,19 +75,11 @@ def export(
     model, drift = merging.merge(path, bundle, tokenizer, target)
     storage.make_folder(target.parent)
     with storage.atomic_folder(target) as temporary:
-        if to == "hf":
-            merging.save(model, temporary)
-        else:
-            onnx_file.write(model, temporary, int8=to == INT8)
+        _write(model, temporary, to)
         del model
         _write_rest(tokenizer, bundle, to, temporary)
-        parity = gate.judge(
-            Classifier.from_pretrained(path, device="cpu"),
-            Classifier.from_pretrained(temporary, device="cpu"),
-            found,
-            exact=_in_fp32(path, bundle, tokenizer) if to != INT8 else None,
-            tell=progress,
-        )
+        exact = _in_fp32(path, bundle, tokenizer) if to != INT8 else None
+        parity = _compared(path, temporary, found, exact=exact, tell=progress)
         refusals = gate.refusals(parity, to, tolerance=allowed)
         parity = replace(parity, tolerance=allowed if to == INT8 else None, refusals=refusals)
         size = sum(file.stat().st_size for file in temporary.iterdir())
@@ -125,6 +118,20 @@ def _check_target(target: Path) -> None:
         raise UsageError(
             f"{target} holds {foreign[0]}, which an export would replace.", hint="Choose a new or an empty folder."
         )
+
+
+def _write(model: Any, folder: Path, to: str) -> None:
+    if to == "hf":
+        merging.save(model, folder)
+    else:
+        onnx_file.write(model, folder, int8=to == INT8)
+
+
+def _compared(
+    path: Path, written: Path, found: gate.Sample, *, exact: Classifier | None, tell: gate.Tell | None
+) -> Parity:
+    original, opened = (Classifier.from_pretrained(folder, device="cpu") for folder in (path, written))
+    return gate.judge(original, opened, found, exact=exact, tell=tell)
 
 
 def _write_rest(tokenizer: TextTokenizer, bundle: Bundle, to: str, folder: Path) -> None:

@@ -16,10 +16,10 @@ class ExportFacts:
     exports: Exports
 
     @classmethod
-    def written(cls, exports: Exports | None) -> ExportFacts | None:
+    def written(cls, exports: Exports) -> ExportFacts | None:
         """Return the section without what was refused, for those who get the exports; None where there is nothing."""
-        made = tuple(one for one in exports.made if not (one.parity and one.parity.refusals)) if exports else ()
-        return cls(replace(exports, made=made)) if exports and made else None
+        made = tuple(one for one in exports.made if not (one.parity and one.parity.refusals))
+        return cls(replace(exports, made=made)) if made else None
 
     @property
     def rows(self) -> list[tuple[str, str, list[str]]]:

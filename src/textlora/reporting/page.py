@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from textlora import __version__
+from textlora.exports import Exports
 from textlora.paired import shown_p
 from textlora.reporting import card, figures, wording
 from textlora.reporting.chance import Chance
@@ -53,13 +54,14 @@ def model_card(facts: Facts) -> str:
     return (
         _environment(escape_html=False)
         .get_template("model_card.md.j2")
-        .render(
-            facts=facts,
-            front_matter=front,
-            trust=TrustFacts.of(facts.evaluation),
-            exported=ExportFacts.written(facts.exports),
-        )
+        .render(facts=facts, front_matter=front, trust=TrustFacts.of(facts.evaluation))
     )
+
+
+def exports_for_others(exports: Exports) -> str:
+    """Return the section on exports in Markdown, without those that were refused; empty where nothing is left."""
+    found = ExportFacts.written(exports)
+    return rendered("exports.md.j2", escape_html=False, exported=found).strip() if found else ""
 
 
 def rendered(template: str, *, escape_html: bool, **facts: Any) -> str:
