@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import resource
 import subprocess
 import sys
 
@@ -30,12 +29,11 @@ def rows(megabytes, sentences):
 
 def peak_mb(kind, folder, source, out, *, limit_mb):
     """Score in a process that may hold so much data; return its peak of resident memory and the rows scored."""
-    limit = limit_mb << 20
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({limit_mb} << 20,) * 2)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", kind + SCORE, str(source), str(out), str(folder)],
+        [sys.executable, "-c", limit + kind + SCORE, str(source), str(out), str(folder)],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
     )
     said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
