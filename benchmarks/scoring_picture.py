@@ -58,7 +58,7 @@ def _panel(
         parts.append(f'<text class="note" x="{left - 8}" y="{up(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     for size, value in zip(sizes, values, strict=True):
         parts.append(f'<circle class="ours" cx="{across(size):.1f}" cy="{up(value):.1f}" r="5"/>')
-    for size in sizes[1:]:
+    for size in sizes[-2:]:
         parts.append(
             f'<text class="note" x="{across(size):.1f}" y="{bottom + 18}" text-anchor="middle">{size:,} rows</text>'
         )

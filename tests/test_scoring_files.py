@@ -130,6 +130,30 @@ class TestOneOutput:
             score_files(classifier, [f"{tmp_path}/{given}"], tmp_path / "out.csv")
         assert error.value.message == message.format(folder=tmp_path)
 
+    def test_one_text_column_for_all(self, classifier, tmp_path):
+        """The second file's own guess would be another column."""
+        (tmp_path / "a.jsonl").write_text('{"comment": "good film and a fine story", "note": 1}\n')
+        (tmp_path / "b.jsonl").write_text(
+            '{"comment": "bad", "note": "a long text that looks like what should be classified"}\n'
+        )
+        (scored,) = score_files(classifier, [f"{tmp_path}/*.jsonl"], tmp_path / "out.csv")
+        assert scored.text_column == "comment"
+        expected = classifier.predict(["good film and a fine story", "bad"])
+        assert [float(row["probability"]) for row in rows(scored.out)] == pytest.approx(
+            [answer.probability for answer in expected], abs=1e-6
+        )
+        (tmp_path / "c.jsonl").write_text('{"note": "no comment"}\n')
+        with pytest.raises(UsageError, match=r"There is no column 'comment' in .*c\.jsonl"):
+            score_files(classifier, [f"{tmp_path}/*.jsonl"], tmp_path / "out.csv")
+
+    def test_a_folder_needs_its_slash(self, classifier, data, tmp_path):
+        with pytest.raises(UsageError) as error:
+            score_files(classifier, [data], tmp_path / "scored")
+        assert str(error.value) == (
+            "scored ends in 'nothing', expected one of .csv .tsv .jsonl .parquet.\n"
+            "The suffix of --out chooses the format. For a file each, name a folder with / at its end."
+        )
+
     def test_over_itself(self, classifier, data):
         with pytest.raises(UsageError) as error:
             score_files(classifier, [data / "b.csv"], data / "b.csv")

@@ -177,6 +177,15 @@ class TestChanges:
             assert score_file(other, source, out).resumed == 0
         assert other.texts == 588
 
+    def test_another_model_that_does_not_come_to_work_loses_nothing(self, classifier, tmp_path):
+        source, out = write(tmp_path / "in.csv", 600), tmp_path / "out.csv"
+        interrupted(classifier, source, out, 3)
+        other = _Counting(classifier)
+        other.fingerprint = "another"
+        with pytest.warns(TextloraWarning, match="another model"):
+            interrupted(other, source, out, 0)
+        assert score_file(classifier, source, out).resumed == 300
+
     def test_another_version(self, classifier, tmp_path):
         source, out = write(tmp_path / "in.csv", 600), tmp_path / "out.csv"
         interrupted(classifier, source, out, 3)

@@ -42,8 +42,6 @@ class Block:
 
     def cells(self, source: Source) -> list[Any]:
         """Return the text cells of the whole records; lone surrogates are replaced as the tokenizer does it."""
-        if source.text not in source.table.columns:
-            return [None] * len(self.rows)
         place = source.table.columns.index(source.text)
         return [_clean(row.values[place]) for row in self.rows]
 

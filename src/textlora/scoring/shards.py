@@ -81,6 +81,8 @@ class Shards:
         self.entries: list[Entry] = []
         self.refused = ""
         self._model = dict(model)
+        # The manifest is written anew before the first shard of a call, and grows by a line with each.
+        self._stale = True
 
     def load(self) -> None:
         """Take over what an earlier call has left; ``refused`` tells why nothing could be, if there was something."""
@@ -112,10 +114,14 @@ class Shards:
         return self.path(number, ".quarantine.csv")
 
     def cut(self, number: int) -> None:
-        """Forget the shards from ``number`` on."""
+        """Forget the shards from ``number`` on; they stay on the disk until another one is written."""
         del self.entries[number:]
+        self._stale = True
+
+    def _write_manifest(self) -> None:
         lines = [self._head, *map(asdict, self.entries)]
         storage.write_text(self.folder / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
+        self._stale = False
 
     def add(
         self, suffix: str, write: Callable[[Path], None], write_broken: Callable[[Path], None] | None, **fields: Any
@@ -132,6 +138,8 @@ class Shards:
             ResourceError: the disk is full or the folder cannot be written.
         """
         number = len(self.entries)
+        if self._stale:  # before a shard takes the place of one that is in the manifest
+            self._write_manifest()
         if write_broken:
             with storage.atomic_path(self.quarantine(number)) as temporary:
                 write_broken(temporary)
@@ -191,6 +199,6 @@ def open_shards(folder: Path, model: Mapping[str, str]) -> Iterator[Shards]:
         shards.load()
         yield shards
     finally:
-        if not shards.entries:
+        if not (shards.entries or shards.refused):
             shards.remove()
         lock.release()

@@ -99,7 +99,9 @@ def find_targets(asked: Asked, added: Sequence[str]) -> tuple[Target, ...]:
         DataError: nothing to read, files that cannot be read (all together), or files with different columns.
     """
     if not asked.into_folder:
-        _check_suffix(Path(asked.out), several=len(asked.given) > 1)
+        _check_suffix(
+            Path(asked.out), several=len(asked.given) > 1 or any(Path(given).is_dir() for given in asked.given)
+        )
     found = list(_expanded(asked))
     if not found:
         raise DataError(
@@ -166,11 +168,11 @@ def _opened(found: Sequence[tuple[Path, Path]], asked: Asked) -> list[Source]:
     sources: list[Source] = []
     errors: list[TextloraError] = []
     for path, below in found:
-        # What is said of the first file's text column holds for those that go into one file with it.
-        known = asked.known if asked.into_folder or not sources else sources[0].text
+        # The text column of the first file is that of all which go into one file with it.
+        named = sources[0].text if sources and not asked.into_folder else asked.text
         try:
             table = open_table(path, encoding=asked.encoding)
-            sources.append(Source(path, table, _text_column(table, known, asked.text), below))
+            sources.append(Source(path, table, _text_column(table, asked.known, named), below))
         except TextloraError as error:
             errors.append(error)
     if len(errors) == 1:
