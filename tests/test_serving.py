@@ -289,7 +289,12 @@ def test_a_body_that_does_not_end_is_cut_off(server):
     assert exchange(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n \r\n").startswith(b"HTTP/1.1 408")
 
 
-def test_too_large_bodies_are_not_read(server):
+def test_clients_with_too_large_a_body_get_to_read_why(server):
+    for _ in range(5):
+        assert server.ask("POST", "/predict", raw=b"a" * 20_000_000).status == 413
+
+
+def test_too_large_bodies_are_not_kept(server):
     assert exchange(server, HEAD + LENGTH % 10**9).startswith(b"HTTP/1.1 413")
     assert exchange(server, HEAD + LENGTH % 10**15 + b"a").startswith(b"HTTP/1.1 413")
     chunk = b"2000\r\n" + b"a" * 0x2000 + b"\r\n"
@@ -363,6 +368,13 @@ class TestAccess:
         key = {"Authorization": f"Bearer {self.KEY.decode()}"}
         assert locked.ask("GET", "/info", headers=key).status == 200
         assert locked.ask("POST", "/predict", {"inputs": "a"}, headers=key).status == 200
+
+    def test_a_large_body_without_the_key_is_refused_and_not_kept(self, locked):
+        body = b"a" * 2_000_000
+        assert locked.ask("POST", "/predict", raw=body).status == 401
+        found = exchange(locked, HEAD + LENGTH % 10**9 + b"a" * 10)
+        assert found.startswith(b"HTTP/1.1 401")
+        assert b"connection: close" in found.lower()
 
     def test_status_is_open(self, locked):
         for path in ("/health", "/ready", "/v2/health/live", "/v2/health/ready"):

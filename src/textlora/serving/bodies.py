@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,12 @@ from textlora.serving.refusals import ServerFault, overloaded
 logger = logging.getLogger(__name__)
 # A client that takes no byte of its answer for so long has gone.
 SEND_SECONDS = 30.0
+
+
+# What is left of the body of a refused request is read for so long, and while it keeps coming: a connection that is
+# closed with bytes unread takes the answer with it.
+DISCARD_SECONDS = 1.0
+STILL_SECONDS = 0.2
 
 
 class Gone(Exception):
@@ -45,7 +52,8 @@ class Bodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] in self._streamed:
-            await self._app(scope, _Steady(receive, self._limits.body_seconds), _patient(send))
+            steady = _Steady(receive, self._limits.body_seconds)
+            await self._app(scope, steady, _Early(_patient(send), steady))
         else:
             await self._whole(scope, receive, _patient(send))
 
@@ -57,9 +65,7 @@ class Bodies:
         except (Gone, TimeoutError):
             return
         except ServerFault as fault:
-            # What is left of the body is not read, so the connection ends here.
-            fault.headers["Connection"] = "close"
-            await fault.response()(scope, receive, send)
+            await refuse(fault, scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the answer, status 500, has been sent
             # Where it happened and not the message, which may hold a part of somebody's text.
             logger.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
@@ -75,6 +81,22 @@ class Bodies:
         self._held += size
         if self._held > self._limits.buffered_bytes:
             raise overloaded("Too many large requests at once; try again later.", 1)
+
+
+async def refuse(fault: ServerFault, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request whose body has not been read, and end the connection."""
+    await _discard(receive)
+    fault.headers["Connection"] = "close"
+    await fault.response()(scope, receive, send)
+
+
+async def _discard(receive: Receive) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            more = True
+            while more:
+                async with asyncio.timeout(STILL_SECONDS):
+                    more = (await receive()).get("more_body", False)
 
 
 class _Body:
@@ -173,20 +195,33 @@ class _Steady:
     def __init__(self, receive: Receive, seconds: float) -> None:
         self._receive = receive
         self._seconds = seconds
-        self._whole = False
+        self.whole = False
 
     async def __call__(self) -> Message:
-        if self._whole:
+        if self.whole:
             return await self._receive()
         try:
             async with asyncio.timeout(self._seconds):
                 message = await self._receive()
         except TimeoutError:
-            raise ServerFault(
-                408, "timeout", f"No byte of the body arrived for {self._seconds:g} s.", headers={"Connection": "close"}
-            ) from None
-        self._whole = not message.get("more_body", False)
+            raise ServerFault(408, "timeout", f"No byte of the body arrived for {self._seconds:g} s.") from None
+        self.whole = not message.get("more_body", False)
         return message
+
+
+class _Early:
+    """Passes an answer on; one that comes before the whole body ends the connection."""
+
+    def __init__(self, send: Send, steady: _Steady) -> None:
+        self._send = send
+        self._steady = steady
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and not self._steady.whole:
+            with contextlib.suppress(ServerFault):
+                await _discard(self._steady)
+            message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+        await self._send(message)
 
 
 def _patient(send: Send) -> Send:

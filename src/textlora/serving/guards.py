@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from textlora.serving.bodies import refuse
 from textlora.serving.options import Access
 from textlora.serving.refusals import ServerFault
 
@@ -39,7 +40,7 @@ class Guard:
             try:
                 self._check(scope["path"], scope["method"], Headers(scope=scope))
             except ServerFault as fault:
-                await fault.response()(scope, receive, send)
+                await refuse(fault, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from textlora import __version__
 from textlora.serving.predict_routes import check
-from textlora.serving.refusals import ServerFault, json_response
+from textlora.serving.refusals import REFUSALS, ServerFault, json_response
 from textlora.serving.service import Service
 from textlora.serving.tensors import HEAD_LENGTH, Output, join_answer, read_texts, split_body
 from textlora.types import Prediction
@@ -124,7 +124,7 @@ def _add_model_routes(found: APIRouter, service: Service, prefix: str) -> None:
         """Tell whether a model answers."""
         return _status(service.ready, name=_known(service, model, version), ready=service.ready)
 
-    @found.post(f"{prefix}/infer", response_class=Response, openapi_extra=BODY)
+    @found.post(f"{prefix}/infer", response_class=Response, openapi_extra=BODY, responses=REFUSALS)
     async def infer(request: Request, model: str, version: str = VERSION) -> Response:
         """Classify the texts of a tensor."""
         name = _known(service, model, version)

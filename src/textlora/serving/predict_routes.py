@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 from starlette.responses import Response
 
-from textlora.serving.refusals import ServerFault, json_response
+from textlora.serving.refusals import REFUSALS, ServerFault, json_response
 from textlora.serving.service import Service
 from textlora.types import Explanation, Prediction
 
@@ -46,11 +46,56 @@ class PredictRequest(BaseModel):
         return [each if isinstance(each, str) else each[0] for each in self.inputs]
 
 
+class Score(BaseModel):
+    """A label of a text."""
+
+    label: str
+    score: float
+
+
+class Span(BaseModel):
+    """A part of a text; above zero it spoke for the label."""
+
+    start: int
+    end: int
+    weight: float
+    probability: float
+
+
+class Explained(BaseModel):
+    """Which words carried the probability of a label."""
+
+    label: str
+    complete: bool
+    spans: list[Span]
+
+
+class Detailed(BaseModel):
+    """The decision on a text."""
+
+    label: str
+    score: float
+    labels: list[str]
+    scores: list[Score]
+    truncated: bool
+    abstains: bool
+    possible: list[str]
+    explanation: Explained | None = None
+
+
+class Details(BaseModel):
+    """The decisions on all texts."""
+
+    predictions: list[Detailed]
+
+
 def router(service: Service) -> APIRouter:
     """Return the route."""
     found = APIRouter(tags=["predict"])
 
-    @found.post("/predict", response_class=Response)
+    answer = {"model": list[Score] | list[list[Score]] | Details, "description": "One row of labels, rows, or details."}
+
+    @found.post("/predict", response_class=Response, responses={200: answer, **REFUSALS})
     async def predict(asked: PredictRequest) -> Response:
         """Classify one text or several."""
         model = service.model(asked.model)

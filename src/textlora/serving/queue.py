@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,12 +64,13 @@ class Task:
         """Take the answer on one text; the last one makes the request complete."""
         self.answers[place] = value
         self.missing -= 1
-        if not self.missing and not self.future.done():
-            self.future.set_result(self.answers)
+        if not self.missing:
+            with contextlib.suppress(InvalidStateError):  # nobody waits any more, or too late
+                self.future.set_result(self.answers)
 
     def fail(self, error: Exception) -> None:
         """End the request with an error."""
-        if not self.future.done():
+        with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
 

@@ -9,7 +9,28 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.responses import Response
+
+
+class Refusal(BaseModel):
+    """Why a request is not served."""
+
+    error: str
+    error_type: str
+
+
+# For the description of addresses that classify.
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": why}
+    for status, why in {
+        404: "no such model",
+        408: "the request did not arrive in time",
+        413: "too many bytes, texts, characters or tokens",
+        422: "not of the expected form",
+        429: "overload; come back after the seconds in Retry-After",
+    }.items()
+}
 
 
 class ServerFault(Exception):

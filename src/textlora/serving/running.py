@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -142,6 +141,10 @@ def _listen(access: Access) -> socket.socket:
 
 def _connections(wanted: int) -> int:
     """Return how many connections the process may open; each one is a file."""
+    try:
+        import resource
+    except ImportError:  # Windows, where connections are no files
+        return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from textlora import explanation
 from textlora.errors import did_you_mean
@@ -127,20 +131,24 @@ class Service:
         """
         if self._explanations >= EXPLAINING * 2:
             raise overloaded("Enough explanations are under way; try again later.", 2)
-        names = self.classifiers[model].label_names
-        columns = [_explained(prediction, names) for prediction in predictions]
+        columns = [_explained(prediction, self.classifiers[model].label_names) for prediction in predictions]
+        over = threading.Event()
         self._explanations += 1
         try:
-            return await asyncio.wrap_future(self._explaining.submit(self._explain, model, texts, names, columns))
+            return await asyncio.wrap_future(self._explaining.submit(self._explain, model, texts, columns, over))
         finally:
+            over.set()
             self._explanations -= 1
 
     def _explain(
-        self, model: str, texts: Sequence[str], names: Sequence[str], columns: Sequence[int]
+        self, model: str, texts: Sequence[str], columns: Sequence[int], over: threading.Event
     ) -> list[Explanation]:
-        import numpy as np
+        names = self.classifiers[model].label_names
+        latest = time.monotonic() + self.limits.deadline_seconds
 
-        def probabilities(changed: Sequence[str]) -> Any:
+        def probabilities(changed: Sequence[str]) -> NDArray[np.float64]:
+            if over.is_set() or time.monotonic() > latest:
+                raise overloaded(f"No explanation within {self.limits.deadline_seconds:g} s; try again later.", 5)
             found = self.predict(model, list(changed))
             return np.array([[prediction.probabilities[name] for name in names] for prediction in found])
 
