@@ -146,7 +146,7 @@ def test_a_removed_file_is_gone(client, tmp_path):
 
 def test_a_running_file_can_be_stopped_and_lets_texts_through(client, tmp_path):
     text = "the film was a long story and i loved the end of it"
-    answer = send(client, "review\n" + f"{text}\n" * (LIMIT // len(text) - 100))
+    answer = send(client, "review\n" + f"{text}\n" * (LIMIT // (len(text) + 1) - 1))
     single = client.post("/predict", json={"inputs": "a fine film"})
     job = client.get(f"/files/{answer.json()['id']}").json()
     assert single.status_code == 200

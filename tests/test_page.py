@@ -268,7 +268,7 @@ def test_a_file_is_scored_and_downloaded(page, classifiers, tmp_path):
     assert page.locator(".job .state").inner_text() == "402 rows done."
     assert "1 row has no text" in page.locator(".job .notes").inner_text()
     assert (
-        "1 broken row is left out of the result (line 403: Too many cells)." in page.locator(".job .notes").inner_text()
+        "1 broken row is left out of the result (line 403: too many cells)." in page.locator(".job .notes").inner_text()
     )
     shown = [row.locator("td.num").inner_text() for row in page.locator(".job tbody tr").all()]
     assert sum(int(text.split()[0]) for text in shown) == expected.scored == 400

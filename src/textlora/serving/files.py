@@ -16,7 +16,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from textlora.serving.jobs import Job, Jobs
-from textlora.serving.refusals import ServerFault, json_response
+from textlora.serving.refusals import REFUSALS, ServerFault, json_response
 from textlora.serving.service import Service
 from textlora.serving.spreadsheet import spreadsheet_csv
 
@@ -50,7 +50,7 @@ def router(service: Service, jobs: Jobs) -> APIRouter:
 
     found = APIRouter(prefix="/files", tags=["files"], lifespan=sweeping)
 
-    @found.post("", status_code=202, response_class=Response, openapi_extra=_BODY)
+    @found.post("", status_code=202, response_class=Response, openapi_extra=_BODY, responses=REFUSALS)
     async def upload(request: Request, name: Name, model: ModelName = None, text: Column = None) -> Response:
         """Score a CSV, TSV, JSON lines or Parquet file. Its bytes are the body of the request."""
         chosen = service.model(model)
