@@ -1,4 +1,4 @@
-"""Foreign clients: Triton's own over HTTP, Prometheus' parser, Schemathesis over the description, Hugging Face's client."""
+"""Foreign clients: Triton's own over HTTP, Prometheus' parser, Schemathesis over the description."""
 
 from __future__ import annotations
 
@@ -104,15 +104,6 @@ def test_tritons_client(server, expected):
         assert found[name]["id"] == "r-1"
     assert found["empty"] == [0, 2]
     assert found["error"] == ["400", "Expected the input 'text' of datatype BYTES."]
-
-
-def test_hugging_faces_client(server, expected):
-    from huggingface_hub import InferenceClient
-
-    client = InferenceClient(f"http://127.0.0.1:{server.port}/predict")
-    found = client.text_classification(TEXTS[0])
-
-    assert {each.label: each.score for each in found} == pytest.approx(dict(expected[0].probabilities), abs=ROUNDING)
 
 
 def test_prometheus_reads_the_figures(server):

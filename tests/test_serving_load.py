@@ -54,18 +54,18 @@ def wrong_answers(answers, texts, classifier):
 def test_many_clients_get_their_own_answers(toy_run, toy_csv):
     texts, service = texts_of(toy_csv), service_of(toy_run.folder)
     with serving(service) as served:
-        answers = asyncio.run(load(served.port, texts, clients=64, seconds=30, most=1_000))
+        answers = asyncio.run(load(served.port, texts, clients=64, seconds=30, most=400))
 
-    assert Counter(answer.status for answer in answers) == {200: 1_000}
+    assert Counter(answer.status for answer in answers) == {200: 400}
     assert wrong_answers(answers, texts, service.classifiers["one"]) == []
 
 
 def test_a_burst_gets_answers_or_429_and_passes(toy_run, toy_csv):
     texts = texts_of(toy_csv)
     with serving(service_of(toy_run.folder, queue_texts=64)) as served:
-        answers = asyncio.run(load(served.port, texts, clients=512, seconds=30, most=1_024, fresh=True))
+        answers = asyncio.run(load(served.port, texts, clients=512, seconds=30, most=600, fresh=True))
         assert {answer.status for answer in answers} <= {200, 429}
-        assert len(answers) == 1_024
+        assert len(answers) == 600
         assert served.predict("a great film").status == 200
 
 
