@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -659,6 +660,23 @@ class TestCommand:
         assert done.code == 0, done.err
         assert "0 labels changed, 0 rows dropped, 0 kept as they are" in done.out
         assert Path("reviews.cleaned.csv").read_bytes() == data.read_bytes()
+
+    def test_the_next_command_reads_the_file_in_the_same_way(self, tiny_model, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with Path("two columns.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("text", "sentiment", "tone"))
+            writer.writerows((f"<b>{text}</b>", "x", label) for text, label in sentences(60))
+        audit = audited(
+            "two columns.csv", tiny_model, Path("audit"), label="tone", labels=["negative", "positive"],
+            assignments={"data.clean_html": False},
+        )  # fmt: skip
+        assert audit.next_command == (
+            "textlora audit 'two columns.csv' --label tone --labels negative,positive --set data.clean_html=false "
+            "--apply audit/audit.csv --out 'two columns.cleaned.csv'"
+        )
+        done = call(*shlex.split(audit.next_command)[1:])
+        assert done.code == 0, done.err
 
     def test_json(self, found, tiny_model):
         audit, _, data = found

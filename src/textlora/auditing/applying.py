@@ -71,8 +71,7 @@ def _check_paths(request: Request, review: Path, out: Path) -> None:
 
 def _format_of(path: Path) -> str:
     """Return the suffix that tells the format, without that of a compression; empty if none is known."""
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".xz", ".zst")]
-    last = suffixes[-1] if suffixes else ""
+    last = readers.kind_of(path)
     same = {".ndjson": ".jsonl", ".json": ".jsonl"}
     return same.get(last, last) if last in (".csv", ".tsv", ".parquet", ".jsonl", *same) else ""
 

@@ -74,6 +74,7 @@ class Audit:
         description: how they were trained.
         confidence: rows by the probability of their own label, in equal parts of 0 to 1.
         seconds: what the whole audit took; what an earlier process did is not in it.
+        reading: options of the command line by which the source was read; a review is applied with the same.
     """
 
     folder: Path
@@ -99,6 +100,7 @@ class Audit:
     key: str = ""
     """Fingerprint of the call, by which the same one is recognised."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    reading: tuple[str, ...] = ()
 
     @property
     def by_kind(self) -> dict[Kind, int]:
@@ -117,8 +119,8 @@ class Audit:
         """The command that applies a review."""
         name = Path(self.source).name
         stem, dot, rest = name.partition(".")
-        review = shlex.quote(str(self.folder / "audit.csv"))
-        return f"textlora audit {shlex.quote(self.source)} --apply {review} --out {shlex.quote(f'{stem}.cleaned{dot}{rest}')}"
+        review, out = str(self.folder / "audit.csv"), f"{stem}.cleaned{dot}{rest}"
+        return shlex.join(["textlora", "audit", self.source, *self.reading, "--apply", review, "--out", out])
 
     @property
     def told(self) -> str:

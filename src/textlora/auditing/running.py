@@ -27,6 +27,13 @@ from textlora.tasks import TASKS, Floats, label_matrix
 from textlora.types import Machine
 
 BINS = 20
+READING = {
+    "text": "--text",
+    "label": "--label",
+    "labels": "--labels",
+    "encoding": "--encoding",
+    "data.label_separator": "--label-separator",
+}
 LIBRARIES = ("textlora", "cleanlab", "scikit-learn", "torch", "transformers")
 
 
@@ -88,7 +95,17 @@ def run(
         dataset_fingerprint=dataset.fingerprint,
         key=key,
         versions={name: version(name) for name in LIBRARIES},
+        reading=_reading(info.options),
     )
+
+
+def _reading(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options by which a file was read, as they stand on the command line."""
+    words: list[str] = []
+    for name, option in READING.items():
+        if value := options.get(name):
+            words += [option, value if isinstance(value, str) else ",".join(value)]
+    return (*words, "--set", "data.clean_html=false") if options.get("data.clean_html") is False else tuple(words)
 
 
 def _settings(whole: Whole, assignments: Mapping[str, Any]) -> tuple[Settings, Machine]:
