@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_reporting import Reader, make_facts
+from tests.test_reporting import make_facts
 from textlora.exports import Exported, Exports, Parity
 from textlora.reporting import page
 from textlora.types import Interval
@@ -31,8 +31,6 @@ def facts():
 
 
 def test_the_page_shows_every_format_with_its_figures(facts):
-    reader = Reader()
-    reader.feed(page.html(facts))
     html = page.html(facts)
     assert 'id="exports"' in html
     assert 'href="#exports"' in html
