@@ -155,7 +155,7 @@ def test_a_hub_that_is_not_there_is_told(run, hub):
     hub.server_close()
     done = pushed(hub, run, "user/name", "--licence", "mit")
     assert done.returncode == 4
-    assert "error: The hub cannot be reached: " in done.stderr
+    assert "error: The upload to the hub failed: " in done.stderr
     assert "Traceback" not in done.stderr
     assert TOKEN not in done.stdout + done.stderr
 
