@@ -3,7 +3,7 @@ r"""Is the planner right? Jobs in fresh processes, what was predicted beside wha
     python -m benchmarks.planning --data IMDB.csv                 # the grid of 24 jobs
     python -m benchmarks.planning --data IMDB.csv --only "top 3"  # jobs whose name contains this; may be repeated
     python -m benchmarks.planning --data IMDB.csv --missing       # jobs that the result file does not have yet
-    python -m benchmarks.planning --data IMDB.csv --memory        # memory alone; measured times stay as they are
+    python -m benchmarks.planning --data IMDB.csv --memory        # memory alone; times, measured and predicted, stay as they are
     python -m benchmarks.planning --data IMDB.csv --repredict     # predictions alone, for what was measured before
 
 Two encoders x (LoRA in all layers, top three with cache, full fine-tuning, 4 bits) x three profiles of
@@ -39,7 +39,7 @@ def main() -> None:
     facts = {**machine.facts(), "note": models.NOTE, "data": options.data.name if options.data else "example"}
     texts = read_texts(options.data)
     for job in _chosen(options, known):
-        known[job] = _result(job, texts, known.get(job, {}).get("measured"), options)
+        known[job] = _result(job, texts, known.get(job, {}), options)
         print(planning_results.line(known[job]), flush=True)
         _keep(options.results, known, facts)
     print(json.dumps(planning_results.summarise(list(known.values())), indent=1))
@@ -71,18 +71,24 @@ def _chosen(options: argparse.Namespace, known: dict[Job, Any]) -> list[Job]:
     return [job for job in jobs if not (options.missing and job in known)]
 
 
-def _result(job: Job, texts: list[str], known: dict[str, Any] | None, options: argparse.Namespace) -> dict[str, Any]:
-    """Return a job with its prediction and what was measured, now or before as the options say."""
+def _result(job: Job, texts: list[str], known: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Return a job with its prediction and what was measured, now or before (``known``) as the options say."""
     with tempfile.TemporaryDirectory() as root:
         source = Path(root) / "reviews.csv"
         write_reviews(source, job, texts)
         request = {"source": str(source), "out": f"{root}/run", "model": str(models.folder_of(job.model)),
-                   "settings": job.settings, "full": job.method == "full"}  # fmt: skip
+                   "settings": job.settings, "full": _kind(job) == "full"}  # fmt: skip
         predicted = _worker("plan", request)
-        measured = known if known and options.repredict else _worker("full" if job.method == "full" else "fit", request)
+        measured = known["measured"] if known and options.repredict else _worker(_kind(job), request)
     if known and options.memory:
-        measured = planning_results.with_memory_of(known, measured)
+        predicted = planning_results.with_memory_of(known["predicted"], predicted)
+        if not options.repredict:
+            measured = planning_results.with_memory_of(known["measured"], measured)
     return {**asdict(job), "predicted": predicted, "measured": measured}
+
+
+def _kind(job: Job) -> str:
+    return "full" if job.method == "full" else "fit"
 
 
 def _worker(what: str, request: dict[str, Any]) -> dict[str, Any]:

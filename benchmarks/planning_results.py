@@ -18,7 +18,7 @@ MEMORY, TIME = 0.10, 0.20
 # Above this share of the processor's time for others a job's own time says nothing.
 DISTURBED = 0.15
 FIGURES = {"seconds": TIME, "memory_gb": MEMORY}
-MEMORY_FIGURES = ("memory_gb", "stage_peaks_gb")
+MEMORY_FIGURES = ("memory_gb", "stage_peaks_gb", "memory_by_term")
 
 
 def read(path: Path) -> dict[Job, dict[str, Any]]:
@@ -81,7 +81,7 @@ def _spread(errors: dict[str, float], allowed: float) -> dict[str, Any]:
 
 
 def with_memory_of(known: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """Return a known measurement whose memory is that of another, and says so."""
+    """Return a known measurement (or prediction) whose memory is that of another, and says so."""
     memory = {name: measured[name] for name in MEMORY_FIGURES if name in measured}
     return {**known, **memory, "memory_commit": measured["commit"], "memory_date": measured["date"]}
 

@@ -23,7 +23,7 @@ PREPARED_BYTES = 150e6
 SPLINTERS, SPLINTERS_BY_ROWS, MOST_ROW_COUNTS, SPLINTERS_BYTES = 0.4, 0.045, 12, 50e6
 # Evaluation: scikit-learn and what else is imported; by core, passes over 4,096 tokens, splinters counted; TF-IDF by
 # character of its training texts.
-EVALUATION_BYTES, PREDICTION_SPLINTERS, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 250e6, 2.5, 14.0, 64e6
+EVALUATION_BYTES, PREDICTION_SPLINTERS, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 110e6, 3.1, 14.0, 64e6
 CHARACTERS_PER_TOKEN = 4.3
 # Of a prediction's pass stay for a moment: a hidden and two inner widths a token.
 PASSING_HIDDEN, PASSING_INTERMEDIATE = 1, 2
@@ -79,8 +79,8 @@ def _splinters_gb(chosen: Settings, epoch: Load, passing: float) -> float:
 def evaluation_gb(chosen: Settings, grounds: Grounds, terms: Rehearsal, trained: Mapping[str, float]) -> float:
     """Return what evaluation needs beyond training's peak.
 
-    Before it the free parts of the heap are given back; what stays is libraries, kernels, and the trained model,
-    beside which the saved one is loaded.
+    Before it the free parts of the heap are given back; what stays is libraries, kernels, splinters between them, and
+    the trained model, beside which the saved one is loaded.
 
     Args:
         chosen: resolved settings.
@@ -92,7 +92,7 @@ def evaluation_gb(chosen: Settings, grounds: Grounds, terms: Rehearsal, trained:
     imported, counted = EVALUATION_BYTES / GB, BASELINE_CHARACTER_BYTES * characters / GB
     if "weights" not in trained:  # trained on a GPU: what loading took lies free
         return max(0.0, imported + counted - trained["loading"])
-    staying = ("libraries", "weights", "adapters", "gradients", "optimiser state", "kernels")
+    staying = ("libraries", "weights", "adapters", "gradients", "optimiser state", "kernels", "allocator")
     kept = sum(trained[name] for name in staying) + trained["weights"]
     kept += imported + kernels.predicting_gb(chosen, grounds, terms, there=trained["kernels"])
     # The words are counted in the memory that the passes have left.

@@ -16,7 +16,8 @@ from textlora.planning.grounds import Grounds
 from textlora.settings import Settings
 from textlora.windows import QUANTILES, LengthPolicy
 
-SIMULATED_STEPS = 40
+# So many steps show nearly all shapes that occur.
+SIMULATED_STEPS = 160
 # Share of the test rows that are taken for mistakes to be explained; there are seldom more, and twenty are shown.
 WRONG_SHARE = 0.2
 WORDS_PER_TOKEN = 0.75
