@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_reporting import make_facts
+from tests.test_reporting import Reader, make_facts
 from textlora.exports import Exported, Exports, Parity
 from textlora.reporting import page
 from textlora.types import Interval
