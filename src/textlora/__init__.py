@@ -36,6 +36,7 @@ __all__ = [
     "fit",
     "plan",
     "prepare",
+    "push",
     "report",
     "train",
     "tune",
@@ -63,7 +64,7 @@ _HOMES = {
     "audit": "api_audit",
     "tune": "api_tune",
 }
-_VERB_HOMES = {"decide": "redeciding"}
+_VERB_HOMES = {"decide": "redeciding", "push": "pushing"}
 _VERBS = ("adapt", "compare", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
+    from textlora.pushing import push
     from textlora.redeciding import decide
     from textlora.settings import Settings
     from textlora.types import Dataset, Evaluation, Explanation, Plan, Prediction, Run

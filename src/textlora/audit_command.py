@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from textlora import settings, terminal
+from textlora import printing, settings, terminal
 from textlora.auditing.nouns import KINDS, Audit, Correction, Suspect
 from textlora.errors import UsageError
 from textlora.options import (
@@ -28,7 +28,7 @@ from textlora.options import (
     data_settings,
     label_list,
 )
-from textlora.terminal import _heading, _table
+from textlora.terminal import heading, plain_table
 
 Folds = Annotated[
     int | None,
@@ -61,14 +61,8 @@ Overwrite = Annotated[
 SHOWN = 10
 
 
-def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Callable[[dict[str, Any]], None]) -> None:
-    """Add the verb to the command line.
-
-    Args:
-        app: the command line.
-        reporter: opens a ``terminal.Reporter``.
-        print_json: prints nouns by name.
-    """
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
 
     @app.command()
     def audit(  # noqa: PLR0913, PLR0917 - the options
@@ -107,14 +101,16 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Calla
                     "--apply needs the name of the corrected file.", hint=f"For instance: --out {_cleaned(data)}"
                 )
             correction = api_audit.apply_review(data, apply, out, **read)
-            print_json({"correction": correction}) if as_json else show_correction(correction, terminal.stdout())
+            printing.print_json({"correction": correction}) if as_json else show_correction(
+                correction, terminal.stdout()
+            )
             return
-        with reporter() as told:
+        with printing.reporter() as told:
             found = api_audit.audit(
                 data, **read, base_model=base_model, folds=FOLDS if folds is None else folds, out=out,
                 overwrite=overwrite, progress=told,
             )  # fmt: skip
-        print_json({"audit": found}) if as_json else show_audit(found, terminal.stdout())
+        printing.print_json({"audit": found}) if as_json else show_audit(found, terminal.stdout())
 
 
 def _refuse_training(given: dict[str, Any]) -> None:
@@ -140,7 +136,7 @@ def show_audit(audit: Audit, console: Console) -> None:
     counts = audit.counts
     aside = f" + {counts.quarantined_total:,} set aside" if counts.quarantined_total else ""
     aside += f" + {counts.unsampled:,} not sampled" if counts.unsampled else ""
-    _heading(console, "Audit", f"{audit.source}: {counts.read:,} rows read = {counts.kept:,} audited{aside}")
+    heading(console, "Audit", f"{audit.source}: {counts.read:,} rows read = {counts.kept:,} audited{aside}")
     for finding in audit.findings:
         if finding.level == "warning":
             console.print(Text(f"  ! {finding.message}"))
@@ -156,7 +152,7 @@ def show_audit(audit: Audit, console: Console) -> None:
 
 
 def _show_suspects(audit: Audit, console: Console) -> None:
-    table = _table(audit.unit, "label", "suggested", "text")
+    table = plain_table(audit.unit, "label", "suggested", "text")
     for one in audit.suspects[:SHOWN]:
         table.add_row(
             str(one.line),
@@ -194,7 +190,7 @@ def _next(audit: Audit) -> Iterator[str]:
 def show_correction(correction: Correction, console: Console) -> None:
     """Print what a review changed."""
     changed = sum(correction.changed.values())
-    _heading(console, "Corrected", f"{correction.rows:,} rows -> {correction.out}")
+    heading(console, "Corrected", f"{correction.rows:,} rows -> {correction.out}")
     console.print(
         f"  {changed:,} labels changed, {correction.dropped:,} rows dropped, {correction.confirmed:,} kept as they are, "
         f"{correction.undecided:,} without a decision"

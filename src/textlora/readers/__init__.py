@@ -26,6 +26,7 @@ from textlora.readers.columns import (
 )
 from textlora.readers.decoding import open_text
 from textlora.readers.delimited import DELIMITERS, csv_table
+from textlora.readers.folders import data_files
 from textlora.readers.frames import read_frame
 from textlora.readers.json_lines import is_json, json_table
 from textlora.readers.lines import kind_of, open_lines
@@ -49,6 +50,7 @@ __all__ = [
     "Row",
     "Table",
     "check_file",
+    "data_files",
     "find_columns",
     "find_text_column",
     "is_compressed",
