@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_reporting import make_facts
+from tests.test_reporting import Reader, make_facts
 from textlora.exports import Exported, Exports, Parity
 from textlora.reporting import page
 from textlora.types import Interval
@@ -31,11 +31,12 @@ def facts():
 
 
 def test_the_page_shows_every_format_with_its_figures(facts):
-    html = page.html(facts)
+    html = page.html(facts).replace("\u00a0", " ").replace("\u202f", " ")
+    Reader(html)  # every tag closes
     assert 'id="exports"' in html
     assert 'href="#exports"' in html
     for words in (
-        "made-up texts", "256 rows (test and validation)", "90.0% → 90.0%", "+0.00 (−1.50 to +1.50)",
+        "made-up texts", "256 rows (test and validation)", "90.0 % → 90.0 %", "+0.00 (−1.50 to +1.50)",
         "30 → 20 ms (1.5 times as fast)", "−0.70 (−1.10 to −0.30); at most 0.3 may be lost", "23.0 MB",
         "onnx-int8 was not written: accuracy falls from 90.00% to 89.30%; 140 of 5,000 rows get another label.",
     ):  # fmt: skip

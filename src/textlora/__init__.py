@@ -27,6 +27,8 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "adapt",
+    "apply_review",
+    "audit",
     "compare",
     "decide",
     "evaluate",
@@ -58,6 +60,8 @@ _HOMES = {
     "TextloraError": "errors",
     "TrainingError": "errors",
     "UsageError": "errors",
+    "apply_review": "api_audit",
+    "audit": "api_audit",
     "tune": "api_tune",
 }
 _VERB_HOMES = {"decide": "redeciding", "push": "pushing"}
@@ -66,6 +70,7 @@ _VERBS = ("adapt", "compare", "evaluate", "export", "fit", "plan", "prepare", "r
 if TYPE_CHECKING:
     from textlora.adaptation import Adaptation
     from textlora.api import adapt, compare, evaluate, export, fit, plan, prepare, report, train
+    from textlora.api_audit import apply_review, audit
     from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError

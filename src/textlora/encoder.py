@@ -119,6 +119,19 @@ def build_model(spec: EncoderSpec, lora: LoraSettings, *, seed: int) -> PeftMode
     return _ready(get_peft_model(model, config))
 
 
+def load_frozen(spec: EncoderSpec) -> Any:
+    """Load a pretrained encoder as it is, to read its hidden states; the head is fresh and serves nothing.
+
+    Raises:
+        ResourceError: the weights cannot be read.
+    """
+    model, fresh = load_classifier(spec)
+    _freeze(model, fresh, spec)
+    if packed.supports(model.config):
+        packed.install(model, kernel=spec.attention)
+    return model.eval()
+
+
 def _freeze(model: nn.Module, fresh: Sequence[str], spec: EncoderSpec) -> None:
     """Bring all but the fresh modules into the form that they are kept and computed in."""
     if spec.bits:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from textlora import terminal
+from textlora import printing, terminal
 from textlora.exports import FORMATS, Exported, Parity
 from textlora.options import Json, RunFolder
 
@@ -28,14 +27,8 @@ Tolerance = Annotated[
 ]
 
 
-def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Callable[[dict[str, Any]], None]) -> None:
-    """Add the command to the command line.
-
-    Args:
-        app: the command line.
-        reporter: opens a ``terminal.Reporter``.
-        print_json: prints nouns by name.
-    """
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
 
     @app.command()
     def export(
@@ -48,10 +41,10 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Calla
         """Write the classifier for other tools, once it is shown that it answers there as it does here."""
         from textlora import api
 
-        with reporter() as told:
+        with printing.reporter() as told:
             exported = api.export(run, to=to, out=out, tolerance=tolerance, progress=told)
         if as_json:
-            print_json({"export": exported})
+            printing.print_json({"export": exported})
         else:
             show(exported, terminal.stdout())
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from textlora import terminal
+from textlora import printing, terminal
 from textlora.options import Json, RunFolder
-from textlora.terminal import _table
+from textlora.terminal import plain_table
 
 if TYPE_CHECKING:
     from textlora.pushing import Pushed
@@ -25,14 +24,8 @@ Public = Annotated[bool, typer.Option("--public", help="Make a new repository vi
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say which files would be uploaded, and stop.")]
 
 
-def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Callable[[dict[str, Any]], None]) -> None:
-    """Add the command to the command line.
-
-    Args:
-        app: the command line.
-        reporter: opens a ``terminal.Reporter``.
-        print_json: prints nouns by name.
-    """
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
 
     @app.command(name="push")
     def push_(  # noqa: PLR0917 - the options
@@ -46,17 +39,17 @@ def register(app: typer.Typer, *, reporter: Callable[[], Any], print_json: Calla
         """Upload a classifier with its card and its exports to the Hugging Face Hub."""
         from textlora.pushing import push
 
-        with reporter() as told:
+        with printing.reporter() as told:
             pushed = push(run, repo, licence=licence, public=public, dry_run=dry_run, progress=told)
         if as_json:
-            print_json({"push": pushed})
+            printing.print_json({"push": pushed})
         else:
             show(pushed, terminal.stdout())
 
 
 def show(pushed: Pushed, console: Console) -> None:
     """Print what was uploaded, or would be."""
-    table = _table("file", "bytes")
+    table = plain_table("file", "bytes")
     for name, size in pushed.files:
         table.add_row(Text(name), f"{size:,}")
     console.print(table)

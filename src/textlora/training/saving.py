@@ -7,8 +7,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from textlora import (
     memory,
     planning,
@@ -32,6 +30,7 @@ RELOAD_TOLERANCE = {"cpu": 1e-6, "mps": 1e-3, "cuda": 2e-2}
 
 def save(job: Job, trained: Trained) -> tuple[Bundle, float]:
     """Save the bundle, load it in a fresh process, and return it with the largest difference of logits."""
+    memory.tidy()
     attention = planning.prediction_attention(job.settings, job.plan.machine)
     budget = memory.persisted(trained.memory_events)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
@@ -41,8 +40,8 @@ def save(job: Job, trained: Trained) -> tuple[Bundle, float]:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
-    # The fresh process needs room of its own on a GPU.
-    torch.cuda.empty_cache()
+    # The fresh process needs room of its own.
+    memory.tidy()
     difference = check_reload(classifier, adapter, job.dataset, fresh=job.passing.fresh_reload)
     job.progress("check reload", 1, 1, f"difference {difference:.1g}")
     return bundle, difference
