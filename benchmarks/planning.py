@@ -3,6 +3,7 @@ r"""Is the planner right? Jobs in fresh processes, what was predicted beside wha
     python -m benchmarks.planning --data IMDB.csv                 # the grid of 24 jobs
     python -m benchmarks.planning --data IMDB.csv --only "top 3"  # jobs whose name contains this; may be repeated
     python -m benchmarks.planning --data IMDB.csv --missing       # jobs that the result file does not have yet
+    python -m benchmarks.planning --data IMDB.csv --memory        # memory alone; times, measured and predicted, stay as they are
     python -m benchmarks.planning --data IMDB.csv --repredict     # predictions alone, for what was measured before
 
 Two encoders x (LoRA in all layers, top three with cache, full fine-tuning, 4 bits) x three profiles of
@@ -38,8 +39,7 @@ def main() -> None:
     facts = {**machine.facts(), "note": models.NOTE, "data": options.data.name if options.data else "example"}
     texts = read_texts(options.data)
     for job in _chosen(options, known):
-        measured = known[job]["measured"] if options.repredict else None
-        known[job] = _result(job, texts, measured)
+        known[job] = _result(job, texts, known.get(job, {}), options)
         print(planning_results.line(known[job]), flush=True)
         _keep(options.results, known, facts)
     print(json.dumps(planning_results.summarise(list(known.values())), indent=1))
@@ -51,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a quarter of the jobs")
     parser.add_argument("--only", action="append", default=[], help="jobs whose name contains this; may be repeated")
     parser.add_argument("--missing", action="store_true", help="only jobs that the result file does not have")
+    parser.add_argument("--memory", action="store_true", help="measure memory alone, where there are times already")
     parser.add_argument("--repredict", action="store_true", help="predict anew for what was measured before")
     parser.add_argument("--list", action="store_true", help="name the jobs and stop")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file that is added to")
@@ -70,16 +71,24 @@ def _chosen(options: argparse.Namespace, known: dict[Job, Any]) -> list[Job]:
     return [job for job in jobs if not (options.missing and job in known)]
 
 
-def _result(job: Job, texts: list[str], measured: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a job with its prediction, and its measurement unless there is one already."""
+def _result(job: Job, texts: list[str], known: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Return a job with its prediction and what was measured, now or before (``known``) as the options say."""
     with tempfile.TemporaryDirectory() as root:
         source = Path(root) / "reviews.csv"
         write_reviews(source, job, texts)
         request = {"source": str(source), "out": f"{root}/run", "model": str(models.folder_of(job.model)),
-                   "settings": job.settings, "full": job.method == "full"}  # fmt: skip
+                   "settings": job.settings, "full": _kind(job) == "full"}  # fmt: skip
         predicted = _worker("plan", request)
-        measured = measured or _worker("full" if job.method == "full" else "fit", request)
+        measured = known["measured"] if known and options.repredict else _worker(_kind(job), request)
+    if known and options.memory:
+        predicted = planning_results.with_memory_of(known["predicted"], predicted)
+        if not options.repredict:
+            measured = planning_results.with_memory_of(known["measured"], measured)
     return {**asdict(job), "predicted": predicted, "measured": measured}
+
+
+def _kind(job: Job) -> str:
+    return "full" if job.method == "full" else "fit"
 
 
 def _worker(what: str, request: dict[str, Any]) -> dict[str, Any]:

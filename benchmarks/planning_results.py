@@ -18,6 +18,7 @@ MEMORY, TIME = 0.10, 0.20
 # Above this share of the processor's time for others a job's own time says nothing.
 DISTURBED = 0.15
 FIGURES = {"seconds": TIME, "memory_gb": MEMORY}
+MEMORY_FIGURES = ("memory_gb", "stage_peaks_gb", "memory_by_term")
 
 
 def read(path: Path) -> dict[Job, dict[str, Any]]:
@@ -77,6 +78,12 @@ def _spread(errors: dict[str, float], allowed: float) -> dict[str, Any]:
         f"within_{100 * allowed:.0f}": sum(abs(each) <= allowed for each in ordered),
         "missed": {name: each for name, each in errors.items() if abs(each) > allowed},
     }
+
+
+def with_memory_of(known: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """Return a known measurement (or prediction) whose memory is that of another, and says so."""
+    memory = {name: measured[name] for name in MEMORY_FIGURES if name in measured}
+    return {**known, **memory, "memory_commit": measured["commit"], "memory_date": measured["date"]}
 
 
 def line(result: dict[str, Any]) -> str:

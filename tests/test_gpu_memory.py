@@ -78,10 +78,7 @@ def test_passes_without_gradients_count_where_they_are_the_largest():
     small = {"compute__tokens_per_micro_batch": 512}
     trained = estimated(grounds(machine=T4), **small)
     assert trained.gpu_memory_by_term["forward passes"] > 0
-    # Predictions come after training; a cache of frozen layers is made in it.
-    assert trained.train_gpu_memory_gb < trained.gpu_memory_gb - 0.6
-    cached = estimated(grounds(machine=T4), lora__top_layers=1, training__epochs=3, **small)
-    assert cached.train_gpu_memory_gb == pytest.approx(cached.gpu_memory_gb - 0.5)
+    assert estimated(grounds(machine=T4)).gpu_memory_by_term["forward passes"] == 0
     few = estimated(grounds(machine=T4, train=16), **small)
     assert few.gpu_memory_by_term["forward passes"] < trained.gpu_memory_by_term["forward passes"]
 

@@ -38,6 +38,15 @@ def test_results_are_kept_by_job(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_memory_may_be_measured_again_alone():
+    again = {**result(FIRST, measured=2.0)["measured"], "commit": "newer", "date": "today", "threads": 1}
+    merged = planning_results.with_memory_of(result(FIRST)["measured"], again)
+    assert merged == {
+        "seconds": 10.0, "memory_gb": 2.0, "commit": "old", "others_share": 0.0, "memory_commit": "newer",
+        "memory_date": "today",
+    }  # fmt: skip
+
+
 def test_the_summary_names_what_was_missed():
     found = planning_results.summarise([result(FIRST, predicted=0.95), result(SECOND, predicted=1.3)])
     assert found["memory_gb"] == {

@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import write_model
 from textlora import models, rehearsal
-from textlora.rehearsal import LiveBytes, Specification, rehearse
+from textlora.rehearsal import LiveBytes, Seen, Specification, rehearse
 from textlora.types import Rehearsal
 
 
@@ -83,3 +83,21 @@ def test_costs_are_found_again_from_three_passes():
     ]
     passes = [{**each, "seconds": 0.01 + 2e-5 * each["tokens"] + 1e-8 * each["pairs"]} for each in work]
     assert rehearsal._solve(passes, "seconds") == pytest.approx((0.01, 2e-5, 1e-8), rel=1e-6)
+
+
+def test_only_shapes_that_were_not_there_before_are_new():
+    packed = Seen(packed=True)
+    assert packed.new([384, 384]) == (1, 1, 1)  # 768 rows, two texts, each alone in attention
+    assert packed.new([384, 256]) == (1, 0, 1)
+    assert packed.new([384, 384]) == (0, 0, 0)
+    padded = Seen(packed=False)
+    assert padded.new([128, 30]) == (1, 1, 1)  # two rows of 128
+    assert padded.new([64, 64, 64, 64]) == (0, 1, 1)
+
+
+def test_the_bytes_of_kernels_are_found_again_from_passes_with_new_shapes():
+    seen, found = Seen(packed=True), []
+    for number, lengths in enumerate(rehearsal.SHAPES):
+        rows, texts, groups = seen.new(lengths)
+        found.append((rows, texts, groups, 15e6 * rows + 12e6 * texts + 4e6 * groups + 20e6 * (number == 0)))
+    assert rehearsal._kernels(found) == pytest.approx((15e6, 12e6, 4e6, 20e6), rel=1e-6)

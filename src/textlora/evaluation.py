@@ -22,7 +22,7 @@ from textlora.confusion import confusion_matrix
 from textlora.deciding import trust
 from textlora.decision import Trust
 from textlora.errors import TrainingError, UsageError, did_you_mean
-from textlora.explanation import explain
+from textlora.explanation import MISTAKE_FORWARDS, MISTAKES, explain
 from textlora.multilabel_evaluation import MultiLabelJudged, Probabilities
 from textlora.resampling import RESAMPLES, Units
 from textlora.tasks import label_matrix
@@ -42,10 +42,7 @@ from textlora.types import (
     Split,
 )
 
-MISTAKES = 20
 MISTAKE_CHARACTERS = 2_000
-MISTAKE_FORWARDS = 48
-"""Texts that are classified to explain one mistake."""
 UNIT = "unit"
 """Column of ``predictions.parquet``, where there are groups: rows with the same number are one draw."""
 BLOCK = 8_192

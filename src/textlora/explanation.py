@@ -26,6 +26,8 @@ Probabilities = NDArray[np.float64]
 # Forward passes for a text, the one with the whole text among them.
 FORWARDS = 128
 LEAST_FORWARDS = 4
+# An evaluation explains the surest mistakes, so many at most, with fewer passes for each.
+MISTAKES, MISTAKE_FORWARDS = 20, 48
 FIRST_PARTS, PARTS = 16, 8
 # Change of the log odds that shows at full strength, if no other span of the text is stronger; and the share of it
 # that shows at all. Below, the rounding of bf16 has a say.

@@ -74,11 +74,10 @@ def release() -> None:
 
 
 def tidy() -> None:
-    """Give back what a finished stage has left, before the next one needs memory of its own.
+    """Give back what lies free after a part of the work, before the next one needs memory of its own.
 
     Unlike after a shortage, what is freed from now on is kept as before.
     """
-    gc.collect()
     if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     allocation.trim()

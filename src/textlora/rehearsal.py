@@ -29,9 +29,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from textlora import hardware, storage
+from textlora.batching import padded_length
 from textlora.types import Rehearsal
 
-VERSION = 6
+VERSION = 7
 # Share of the last layer that the packed engine saves by computing it for one token per text.
 LAST_LAYER_SAVED = 0.95
 # Blocks of the small model: two for all tokens, and the last one.
@@ -49,10 +50,11 @@ SMALL = 0.25
 FULL_TOKENS = 1024
 # Tokens of the passes whose bytes are counted.
 COUNTED = 512
-# Rows of the passes that show what kernels keep: so many, and so many other numbers of rows.
-ROWS, ROW_COUNTS = 1536, 4
-# Lengths of texts that fill the same number of rows.
-GROUPS = (64, 128, 192, 256, 384)
+# Texts of the passes that show what kernels keep: numbers of texts, of rows and groups of texts differ in turn.
+SHAPES = (
+    (384, 384), (384, 256), (384, 256, 256), (384, 384, 128), (256, 256, 256, 128), (128,) * 5, (192,) * 5, (256,) * 3,
+    (192, 192, 192, 192, 128),
+)  # fmt: skip
 SECONDS = 240
 # Above this share of the processor's time for others, the times are not remembered.
 DISTURBED_SHARE = 0.15
@@ -193,9 +195,9 @@ def _rehearse(specification: Specification) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model = _small_model(specification, Path(folder))
     stage = Stage(model, specification)
+    kernels = stage.kernel_bytes()
     kept = stage.bytes()
     train = stage.costs("train")
-    kernels = stage.kernel_bytes()
     return {
         "runtime_bytes": runtime,
         "train": train,
@@ -289,27 +291,22 @@ class Stage:
         }
 
     def kernel_bytes(self) -> dict[str, float]:
-        """Return what the heap holds on to for every further number of rows, and for every further group of texts.
+        """Return what the heap holds on to for every further number of rows, of texts, and group of texts.
 
-        Libraries build kernels for the shapes they meet, and keep them.
+        Libraries build kernels for the shapes they meet, and keep them. To be called before other passes.
         """
+        names = ("row_kernel_bytes", "text_kernel_bytes", "group_kernel_bytes", "first_kernel_bytes")
         if self.specification.device != "cpu" or _heap_in_use() is None:
-            return {"row_kernel_bytes": 0.0, "text_kernel_bytes": 0.0}
-        length = min(LONG, self.specification.max_length)
-        texts = max(2, ROWS // length)
-        self._pass("train", [length] * texts)
-        start = _heap_in_use() or 0
-        for more in range(1, ROW_COUNTS + 1):
-            self._pass("train", [length] * (texts + more))
-        rows = _heap_in_use() or 0
-        groups = [other for other in GROUPS if other < length]
-        for other in groups:
-            self._pass("train", [other] * (texts * length // other))
-        end = _heap_in_use() or 0
-        return {
-            "row_kernel_bytes": max(0.0, (rows - start) / ROW_COUNTS),
-            "text_kernel_bytes": max(0.0, (end - rows) / max(1, len(groups))),
-        }
+            return dict.fromkeys(names, 0.0)
+        seen, before = Seen(packed=self.packed), _heap_in_use() or 0
+        found = []
+        for lengths in SHAPES:
+            fitting = [min(length, self.specification.max_length) for length in lengths]
+            self._pass("train", fitting)
+            after = _heap_in_use() or 0
+            found.append((*seen.new(fitting), after - before))
+            before = after
+        return dict(zip(names, _kernels(found), strict=True))
 
     def _timed(self, mode: str, shapes: Sequence[Sequence[int]]) -> list[dict[str, float]]:
         """Return the work of a pass over each of the shapes and the seconds it takes."""
@@ -406,6 +403,42 @@ def _solve(passes: Sequence[Mapping[str, float]], name: str) -> tuple[float, flo
     found, _ = nnls(rows / scale / targets[:, None], np.ones(len(passes)))
     fixed, token, pair = (float(value) for value in found / scale)
     return fixed, token, pair
+
+
+class Seen:
+    """Keeps the shapes that kernels were built for."""
+
+    def __init__(self, *, packed: bool) -> None:
+        self._packed = packed
+        self._shapes: set[object] = set()
+
+    def new(self, lengths: Sequence[int]) -> tuple[int, int, int]:
+        """Return how many numbers of rows, numbers of texts and groups of a pass have not been there before."""
+        rows, groups = self._of(lengths)
+        shapes = ({("rows", rows)}, {("texts", len(lengths))}, {("group", *group) for group in groups})
+        numbers = tuple(len(found - self._shapes) for found in shapes)
+        self._shapes.update(*shapes)
+        return numbers[0], numbers[1], numbers[2]
+
+    def _of(self, lengths: Sequence[int]) -> tuple[int, set[tuple[int, int]]]:
+        if not self._packed:
+            width = padded_length(max(lengths), max(lengths))
+            return width * len(lengths), {(width, len(lengths))}
+        from textlora.packed import Layout
+
+        layout = Layout(list(lengths))
+        return layout.rows, {(segment.padded, segment.texts) for segment in layout.segments}
+
+
+def _kernels(found: Sequence[tuple[int, int, int, float]]) -> tuple[float, float, float, float]:
+    """Return the bytes of a new number of rows, number of texts and group, and what the first pass kept beside them."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    rows = np.array([[*each[:3], float(number == 0)] for number, each in enumerate(found)])
+    solved, _ = nnls(rows, np.array([max(0.0, each[3]) for each in found]))
+    row, text, group, first = (float(value) for value in solved)
+    return row, text, group, first
 
 
 class LiveBytes:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from textlora import printing
 from textlora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class Options:
             )
 
 
-def predict_files(
-    run: Path, sources: Sequence[str], out: str, options: Options, reporter: Callable[[], AbstractContextManager[Any]]
-) -> tuple[tuple[ScoredFile, ...], int]:
+def predict_files(run: Path, sources: Sequence[str], out: str, options: Options) -> tuple[tuple[ScoredFile, ...], int]:
     """Score files; return what became of each output, and the length that texts are cut at.
 
     Raises:
@@ -65,7 +63,7 @@ def predict_files(
         )
     classifier = Classifier.from_pretrained(run)
     engine = RayPool(run, options.workers or WORKERS) if options.engine == "ray" else None
-    with reporter() as told:
+    with printing.reporter() as told:
         done = score_files(
             classifier, sources, out, text=options.text, encoding=options.encoding, engine=engine, progress=told
         )

@@ -18,8 +18,9 @@ from textlora.adaptation.nouns import AdaptationEstimate
 from textlora.adaptation.settings import AdaptationSettings
 from textlora.adaptation.steps import Passes, tokens_of
 from textlora.batching import ROW_STEP
-from textlora.planning.estimating import ADAMW_SECONDS, ROW_KERNEL_SECONDS, STEP_SECONDS, TOKEN_BYTES
-from textlora.planning.rough import ROW_KERNEL_BYTES, TEXT_KERNEL_BYTES
+from textlora.planning.durations import ADAMW_SECONDS, ROW_KERNEL_SECONDS, STEP_SECONDS, TEXT_KERNEL_SECONDS
+from textlora.planning.estimating import TOKEN_BYTES
+from textlora.planning.rough import GROUP_KERNEL_BYTES, ROW_KERNEL_BYTES, TEXT_KERNEL_BYTES
 from textlora.rehearsal import LiveBytes
 from textlora.trainer import KEPT_CHECKPOINTS
 
@@ -150,7 +151,7 @@ class Costs:
         return {
             "head": self.head_steps * (tokens * self.measured.head + STEP_SECONDS),
             "encoder": rest * (tokens * self.measured.train + STEP_SECONDS + ADAMW_SECONDS * self.parameters),
-            "kernels": ROW_KERNEL_SECONDS * self._row_counts if self._on_cpu else 0.0,
+            "kernels": (ROW_KERNEL_SECONDS + TEXT_KERNEL_SECONDS) * self._row_counts if self._on_cpu else 0.0,
             "validation": validations * facts.held_out_tokens * self.measured.validate,
             "saving": validations * self._checkpoint_bytes * SAVE_SECONDS_PER_BYTE + FINISH_SECONDS,
         }
@@ -179,7 +180,9 @@ class Costs:
             "passes": self.measured.peak_bytes,
         }
         if self._on_cpu:
-            terms["kernels"] = self._row_counts * ROW_KERNEL_BYTES + TEXT_GROUPS * TEXT_KERNEL_BYTES
+            terms["kernels"] = (
+                self._row_counts * (ROW_KERNEL_BYTES + TEXT_KERNEL_BYTES) + TEXT_GROUPS * GROUP_KERNEL_BYTES
+            )
         return {name: value / GB for name, value in terms.items()}
 
     def _disk(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from textlora import checks, preparation, storage
 from textlora.errors import DataError, TextloraError
-from textlora.readers import BadRow, Table, data_files, find_text_column, is_plain, open_lines, open_table, read_frame
+from textlora.readers import BadRow, Table, data_files, find_text_column, kind_of, open_lines, open_table, read_frame
 from textlora.types import Dataset
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
@@ -112,7 +112,7 @@ def _open(item: Any, text: str | None, encoding: str | None) -> Source:
         return _from_table(read_frame(item), text, None)
     if item.is_dir():
         return _training_split(preparation.load_dataset(item))
-    plain = text is None and is_plain(item)
+    plain = text is None and kind_of(item) == ".txt"
     table = open_lines(item, encoding=encoding) if plain else open_table(item, encoding=encoding)
     state = item.stat()
     return _from_table(table, text, f"{item.resolve()} {state.st_size} {state.st_mtime_ns}")

@@ -14,7 +14,7 @@ from textlora.planning.workload import Load
 from textlora.settings import Settings
 from textlora.types import Machine, Rehearsal
 
-CONTEXT, FORWARD = "CUDA context", "forward passes"
+CONTEXT = "CUDA context"
 # What CUDA takes of the GPU for each process before there is any tensor: its context and the kernels' code.
 CONTEXT_GB = 0.5
 # What cuBLAS keeps to work in.
@@ -49,27 +49,19 @@ def gpu_terms(
     passing = pass_terms(chosen, grounds, epoch, terms)
     passing["logits"] = _logits_gb(chosen, grounds)
     passing["workspace"] += CUBLAS_GB
-    passing[FORWARD] = _forward_gb(grounds, terms, trained=sum(passing.values()))
+    passing["forward passes"] = _forward_gb(grounds, terms, trained=sum(passing.values()))
     return {
         CONTEXT: CONTEXT_GB,
         "weights": weights,
-        **trained_terms(grounds, trainable=trainable, full=full),
+        **trained_terms(grounds, trainable=trainable, full=full, passing=sum(passing.values())),
         **passing,
         "caching": CACHING_SHARE * sum(passing.values()),
     }
 
 
-def reserved_gb(chosen: Settings, terms: Mapping[str, float]) -> float:
-    """Return what PyTorch reserves in training, in GB: without CUDA's context, and without what only evaluation needs.
-
-    Args:
-        chosen: resolved settings.
-        terms: what ``gpu_terms`` returned.
-    """
-    outside = terms.get(CONTEXT, 0.0)
-    if not chosen.compute.prefix_cache:
-        outside += (1 + CACHING_SHARE) * terms.get(FORWARD, 0.0)
-    return sum(terms.values()) - outside
+def reserved_gb(terms: Mapping[str, float]) -> float:
+    """Return what PyTorch itself reserves of the GPU, in GB: all ``terms`` but CUDA's context."""
+    return sum(terms.values()) - terms.get(CONTEXT, 0.0)
 
 
 def _logits_gb(chosen: Settings, grounds: Grounds) -> float:

@@ -1,21 +1,32 @@
-"""Resident memory of the process that trains and evaluates, term by term; a GPU's stands in ``gpu_memory``."""
+"""Resident memory of the process that trains and evaluates, term by term; a GPU's stands in ``gpu_memory``.
+
+The constants were fitted to whole jobs (``docs/log.md``).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from textlora.planning import kernels
 from textlora.planning.grounds import Grounds
 from textlora.planning.shapes import BYTES, weights_gb
 from textlora.planning.working_set import GB, pass_terms, trained_terms
 from textlora.planning.workload import Load
+from textlora.rehearsal import PREDICTED_TOKENS
 from textlora.settings import Settings
 from textlora.types import Rehearsal
 
 # What preparing leaves in a process that goes on to train: readers, tables, the tokenizer.
 PREPARED_BYTES = 150e6
-# glibc keeps what is freed, and it splinters: that much of what passes through the heap.
-SPLINTERS = 0.3
-# Evaluation: scikit-learn, and predicting with a micro-batch on each core; TF-IDF by character of its training texts.
-EVALUATION_BYTES, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 230e6, 14.0, 64e6
+# glibc keeps what is freed, and it splinters, since tensors of another micro-batch have other sizes: so much of
+# what passes through the heap, more for every further number of rows, and something in any case.
+SPLINTERS, SPLINTERS_BY_ROWS, MOST_ROW_COUNTS, SPLINTERS_BYTES = 0.4, 0.045, 12, 50e6
+# Evaluation: scikit-learn and what else is imported; by core, passes over 4,096 tokens, splinters counted; TF-IDF by
+# character of its training texts.
+EVALUATION_BYTES, PREDICTION_SPLINTERS, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 110e6, 3.1, 14.0, 64e6
 CHARACTERS_PER_TOKEN = 4.3
+# Of a prediction's pass stay for a moment: a hidden and two inner widths a token.
+PASSING_HIDDEN, PASSING_INTERMEDIATE = 1, 2
 
 
 def host_terms(
@@ -31,33 +42,66 @@ def host_terms(
         trainable: parameters that are trained.
         full: whether these are all weights.
     """
-    info = grounds.info
     libraries = (terms.runtime_bytes + PREPARED_BYTES) / GB
     # Weights arrive in fp32, before there is anything else to hold.
-    arriving = info.parameters * 4 / GB
+    arriving = grounds.info.parameters * 4 / GB
     if chosen.compute.device == "cuda":
         return {"libraries": libraries, "loading": arriving}
-    weights = weights_gb(info, value_bytes=BYTES[chosen.compute.precision or "fp32"], bits=chosen.quantization.bits)
-    working = pass_terms(chosen, grounds, epoch, terms)
-    working["kernels"] = (epoch.row_counts * terms.row_kernel_bytes + epoch.text_groups * terms.text_kernel_bytes) / GB
-    working["allocator"] = SPLINTERS * sum(working.values()) if chosen.compute.device == "cpu" else 0.0
+    weights = _weights_gb(chosen, grounds)
+    passing = pass_terms(chosen, grounds, epoch, terms)
+    working = {
+        **passing,
+        "kernels": kernels.training_gb(chosen, grounds, epoch, terms),
+        "allocator": _splinters_gb(chosen, epoch, sum(passing.values())),
+    }
     return {
         "libraries": libraries,
         "weights": weights,
         "loading": max(0.0, arriving - weights - sum(working.values())),
-        **trained_terms(grounds, trainable=trainable, full=full),
+        **trained_terms(grounds, trainable=trainable, full=full, passing=sum(passing.values())),
         **working,
     }
 
 
-def evaluation_gb(grounds: Grounds, trained: dict[str, float]) -> float:
-    """Return what evaluation adds to training's peak, whose memory the process keeps.
+def _weights_gb(chosen: Settings, grounds: Grounds) -> float:
+    size = BYTES[chosen.compute.precision or "fp32"]
+    return weights_gb(grounds.info, value_bytes=size, bits=chosen.quantization.bits)
+
+
+def _splinters_gb(chosen: Settings, epoch: Load, passing: float) -> float:
+    """Return what lies free between what is in use when most is in use."""
+    if chosen.compute.device != "cpu":
+        return 0.0
+    share = SPLINTERS + SPLINTERS_BY_ROWS * min(MOST_ROW_COUNTS, len(epoch.row_counts))
+    return share * passing + SPLINTERS_BYTES / GB
+
+
+def evaluation_gb(chosen: Settings, grounds: Grounds, terms: Rehearsal, trained: Mapping[str, float]) -> float:
+    """Return what evaluation needs beyond training's peak.
+
+    Before it the free parts of the heap are given back; what stays is libraries, kernels, splinters between them, and
+    the trained model, beside which the saved one is loaded.
 
     Args:
-        grounds: for the texts that TF-IDF learns from.
+        chosen: resolved settings.
+        grounds: for the texts that are classified, and those that TF-IDF learns from.
+        terms: for the kernels.
         trained: the terms of training.
     """
     characters = min(grounds.lengths.mean * CHARACTERS_PER_TOKEN * grounds.rows["train"], BASELINE_CHARACTERS)
-    needed = (EVALUATION_BYTES + BASELINE_CHARACTER_BYTES * characters) / GB
-    # Where training went on on a GPU, what loading took lies free.
-    return needed if "weights" in trained else max(0.0, needed - trained["loading"])
+    imported, counted = EVALUATION_BYTES / GB, BASELINE_CHARACTER_BYTES * characters / GB
+    if "weights" not in trained:  # trained on a GPU: what loading took lies free
+        return max(0.0, imported + counted - trained["loading"])
+    staying = ("libraries", "weights", "adapters", "gradients", "optimiser state", "kernels", "allocator")
+    kept = sum(trained[name] for name in staying) + trained["weights"]
+    kept += imported + kernels.predicting_gb(chosen, grounds, terms, there=trained["kernels"])
+    # The words are counted in the memory that the passes have left.
+    return max(0.0, kept + max(counted, _predicting_gb(chosen, grounds)) - sum(trained.values()))
+
+
+def _predicting_gb(chosen: Settings, grounds: Grounds) -> float:
+    """Return what a prediction's passes hold, one on each core."""
+    info = grounds.info
+    widths = PASSING_HIDDEN * info.hidden + PASSING_INTERMEDIATE * info.intermediate
+    at_once = PREDICTED_TOKENS * widths * BYTES[chosen.compute.precision or "fp32"]
+    return grounds.machine.cores * PREDICTION_SPLINTERS * at_once / GB

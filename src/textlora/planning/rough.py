@@ -40,8 +40,8 @@ HELD_HIDDEN, HELD_INTERMEDIATE = 14, 4
 # Heads' attention matrices kept under eager attention, by engine.
 KEPT_ATTENTION = {"packed": 1, "transformers": 2}
 PASSING_WIDTHS = 2
-# Memory that is kept for every further shape of micro-batch (oneDNN's).
-ROW_KERNEL_BYTES, TEXT_KERNEL_BYTES = 22e6, 9e6
+# oneDNN keeps half a megabyte for each kernel; so many kernels for every further shape (docs/log.md).
+ROW_KERNEL_BYTES, TEXT_KERNEL_BYTES, GROUP_KERNEL_BYTES, FIRST_KERNEL_BYTES = 15e6, 15e6, 4e6, 20e6
 IMPORT_SECONDS = 4.0
 
 
@@ -68,8 +68,10 @@ def rough_terms(chosen: Settings, grounds: Grounds) -> Rehearsal:
         kept_pair_bytes=KEPT_ATTENTION[chosen.compute.engine or "packed"] * info.heads * size if eager else 0.0,
         passing_token_bytes=PASSING_WIDTHS * info.intermediate * size,
         passing_pair_bytes=0.0,
-        row_kernel_bytes=ROW_KERNEL_BYTES if on_cpu else 0.0,
-        text_kernel_bytes=TEXT_KERNEL_BYTES if on_cpu else 0.0,
+        row_kernel_bytes=ROW_KERNEL_BYTES * on_cpu,
+        text_kernel_bytes=TEXT_KERNEL_BYTES * on_cpu,
+        group_kernel_bytes=GROUP_KERNEL_BYTES * on_cpu,
+        first_kernel_bytes=FIRST_KERNEL_BYTES * on_cpu,
         import_seconds=IMPORT_SECONDS,
     )
 

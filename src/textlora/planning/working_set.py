@@ -13,18 +13,20 @@ GB = 1e9
 TABLES = 2
 
 
-def trained_terms(grounds: Grounds, *, trainable: int, full: bool) -> dict[str, float]:
+def trained_terms(grounds: Grounds, *, trainable: int, full: bool, passing: float) -> dict[str, float]:
     """Return the GB of what is trained: adapters (or all weights, which are counted as weights), gradients, AdamW.
 
     Args:
         grounds: for the table of embeddings.
         trainable: parameters that are trained.
         full: whether these are all weights of the model.
+        passing: GB of a pass, which is over when the gradient of the table is there.
     """
     info = grounds.info
+    tables = TABLES * info.vocabulary * info.hidden * 4 / GB if full else 0.0
     return {
         "adapters": 0.0 if full else trainable * 4 / GB,
-        "gradients": trainable * 4 / GB + (TABLES * info.vocabulary * info.hidden * 4 / GB if full else 0.0),
+        "gradients": trainable * 4 / GB + max(0.0, tables - passing),
         "optimiser state": trainable * 8 / GB,
     }
 

@@ -11,11 +11,16 @@ from itertools import groupby
 import numpy as np
 
 from textlora.batching import ROW_STEP, TEXT_STEP, group_size, micro_batches, packed_batches, padded_length
+from textlora.explanation import MISTAKE_FORWARDS, MISTAKES
 from textlora.planning.grounds import Grounds
 from textlora.settings import Settings
 from textlora.windows import QUANTILES, LengthPolicy
 
-SIMULATED_STEPS = 40
+# So many steps show nearly all shapes that occur.
+SIMULATED_STEPS = 160
+# Share of the test rows that are taken for mistakes to be explained; there are seldom more, and twenty are shown.
+WRONG_SHARE = 0.2
+WORDS_PER_TOKEN = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,8 @@ class Load:
         largest: tokens of the largest micro-batch.
         largest_pairs: pairs in the micro-batch that has most of them.
         row_counts: different numbers of rows among the micro-batches.
-        text_groups: different groups of texts that attention works on together.
+        text_counts: different numbers of texts (windows).
+        text_groups: padded length and number of the texts of each group that attention works on together.
     """
 
     tokens: int
@@ -37,11 +43,12 @@ class Load:
     micro_batches: int
     largest: int
     largest_pairs: int
-    row_counts: int
-    text_groups: int
+    row_counts: frozenset[int]
+    text_counts: frozenset[int]
+    text_groups: frozenset[tuple[int, int]]
 
 
-NOTHING = Load(0, 0, 0, 0, 0, 0, 0)
+NOTHING = Load(0, 0, 0, 0, 0, frozenset(), frozenset(), frozenset())
 
 
 def steps(rows: int, batch_size: int, epochs: float) -> int:
@@ -80,18 +87,25 @@ def load(rows: int, batch_size: int, chosen: Settings, grounds: Grounds, *, budg
         micro_batches=math.ceil(len(passes) * share),
         largest=max(found.tokens for found in passes),
         largest_pairs=max(found.pairs for found in passes),
-        row_counts=len({found.shape for found in passes}),
-        text_groups=len({group for found in passes for group in found.groups}),
+        row_counts=frozenset(found.tokens for found in passes),
+        text_counts=frozenset(found.texts for found in passes),
+        text_groups=frozenset(group for found in passes for group in found.groups),
     )
+
+
+def explained_texts(grounds: Grounds) -> int:
+    """Return how many texts are classified to explain mistakes: one for each word that is left out, up to a limit."""
+    mistakes = min(MISTAKES, math.ceil(WRONG_SHARE * grounds.rows["test"]))
+    return mistakes * min(MISTAKE_FORWARDS, round(WORDS_PER_TOKEN * grounds.lengths.mean) + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """One forward pass: tokens and pairs computed, shape of the products, groups in attention."""
+    """One forward pass: tokens and pairs computed, texts, groups of texts in attention."""
 
     tokens: int
     pairs: int
-    shape: tuple[int, int]
+    texts: int
     groups: frozenset[tuple[int, int]]
 
 
@@ -104,13 +118,13 @@ def _passes(lengths: Sequence[int], budget: int, limit: int, *, packed: bool) ->
             tokens = -(-sum(texts) // ROW_STEP) * ROW_STEP
             padded = [-(-length // TEXT_STEP) * TEXT_STEP for length in texts]
             pairs = sum(length * length for length in padded)
-            yield _Pass(tokens, pairs, (tokens, 1), frozenset(_groups(padded)))
+            yield _Pass(tokens, pairs, len(texts), frozenset(_groups(padded)))
         return
     for rows in micro_batches(lengths, budget, limit=limit):
         texts = [window for row in rows for window in _windows(lengths[row], limit)]
         width = padded_length(max(texts), limit)
-        shape = (width, len(texts))
-        yield _Pass(width * len(texts), width * width * len(texts), shape, frozenset({shape}))
+        number = len(texts)
+        yield _Pass(width * number, width * width * number, number, frozenset({(width, number)}))
 
 
 def _windows(length: int, limit: int) -> list[int]:

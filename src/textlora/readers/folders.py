@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from textlora.readers.lines import COMPRESSIONS
-
-
-def data_suffix(path: Path) -> str:
-    """Return the last part of a file's name, in lower case, that does not speak of compression, or ``""``."""
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSIONS]
-    return suffixes[-1] if suffixes else ""
+from textlora.readers.lines import kind_of
 
 
 def data_files(folder: Path, suffixes: Sequence[str], *, unit: Callable[[Path], bool]) -> Iterator[Path]:
@@ -26,7 +20,7 @@ def data_files(folder: Path, suffixes: Sequence[str], *, unit: Callable[[Path], 
         if child.name.startswith(".") or (child.is_symlink() and child.is_dir()):
             continue
         if not child.is_dir():
-            if data_suffix(child) in suffixes:
+            if kind_of(child) in suffixes:
                 yield child
         elif unit(child):
             yield child

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textlora import storage
 from textlora.errors import DataError, TextloraError, UsageError
-from textlora.readers import Table, data_files, data_suffix, find_text_column, open_table
+from textlora.readers import Table, data_files, find_text_column, kind_of, open_table
 from textlora.scoring.columns import SOURCE_FILE, SOURCE_ROW
 from textlora.scoring.scorer import check_added
 
@@ -231,7 +231,7 @@ def _each(sources: Sequence[Source], folder: Path) -> list[Target]:
 
 def _name(source: Source) -> str:
     """Return ``reviews.csv`` for ``reviews.csv.gz``."""
-    table, name, suffix = source.table, source.below.name, data_suffix(source.below)
+    table, name, suffix = source.table, source.below.name, kind_of(source.below)
     whole = name[: name.lower().rindex(suffix)] if suffix in SUFFIXES else name
     written = ".tsv" if table.delimiter == "\t" else ".csv"
     return whole + {"jsonl": ".jsonl", "parquet": ".parquet"}.get(table.format, written)

@@ -7,23 +7,17 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from textlora import (
     memory,
     planning,
     storage,
 )
-from textlora.classifier import (
-    Classifier,
-    make_bundle,
-    measure_drift,
-    over_full_precision,
-    reload_difference,
-    reload_difference_here,
-)
+from textlora.bundles import make_bundle
+from textlora.classifier import Classifier
 from textlora.deciding import Unreached, fit_decision
+from textlora.drifting import measure_drift, over_full_precision
 from textlora.errors import TextloraWarning, TrainingError
+from textlora.reloading import reload_difference, reload_difference_here
 from textlora.training.fitting import Trained
 from textlora.training.job import Job
 from textlora.types import Bundle, Dataset, Drift
@@ -36,6 +30,7 @@ RELOAD_TOLERANCE = {"cpu": 1e-6, "mps": 1e-3, "cuda": 2e-2}
 
 def save(job: Job, trained: Trained) -> tuple[Bundle, float]:
     """Save the bundle, load it in a fresh process, and return it with the largest difference of logits."""
+    memory.tidy()
     attention = planning.prediction_attention(job.settings, job.plan.machine)
     budget = memory.persisted(trained.memory_events)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
@@ -45,8 +40,8 @@ def save(job: Job, trained: Trained) -> tuple[Bundle, float]:
         classifier.bundle = bundle = replace(bundle, drift=_drift(job, classifier))
     adapter = classifier.save_pretrained(job.folder / storage.ADAPTER)
     job.progress("check reload", 0, 1, "")
-    # The fresh process needs room of its own on a GPU.
-    torch.cuda.empty_cache()
+    # The fresh process needs room of its own.
+    memory.tidy()
     difference = check_reload(classifier, adapter, job.dataset, fresh=job.passing.fresh_reload)
     job.progress("check reload", 1, 1, f"difference {difference:.1g}")
     return bundle, difference
@@ -66,7 +61,7 @@ def check_reload(classifier: Classifier, adapter: Path, dataset: Dataset, *, fre
     """
     compare = reload_difference if fresh else reload_difference_here
     difference = compare(classifier, adapter, _reload_texts(dataset))
-    tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
+    tolerance = RELOAD_TOLERANCE[classifier.device]
     if not difference <= tolerance:
         raise TrainingError(
             f"The saved classifier differs from the trained one after a reload: logits by {difference:.2g}, allowed {tolerance:g}.",

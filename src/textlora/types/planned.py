@@ -55,7 +55,8 @@ class Rehearsal:
         kept_token_bytes: held for the backward pass, by token and layer; ``kept_pair_bytes`` by pair.
         passing_token_bytes: needed for a moment beside it, by token; ``passing_pair_bytes`` by pair.
         row_kernel_bytes: what the libraries keep for every further number of rows in a micro-batch;
-            ``text_kernel_bytes`` for every further group of texts that attention works on together.
+            ``text_kernel_bytes`` for every further number of texts, ``group_kernel_bytes`` for every further
+            group of texts that attention works on together, ``first_kernel_bytes`` beside the first of each.
         import_seconds: to import all libraries.
         disturbed: whether other processes were computing meanwhile, so that times may be off.
     """
@@ -70,6 +71,8 @@ class Rehearsal:
     passing_pair_bytes: float
     row_kernel_bytes: float
     text_kernel_bytes: float
+    group_kernel_bytes: float
+    first_kernel_bytes: float
     import_seconds: float
     disturbed: bool = False
 
