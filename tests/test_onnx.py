@@ -247,6 +247,37 @@ class TestFolder:
             np.testing.assert_allclose(opened.logits(texts), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_the_last_layer_may_leave_all_but_the_first_token_out(architecture, kernel):
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from textlora import packed
+    from textlora.exporting import first_token
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, vocab_size=60, num_labels=3, **ARCHITECTURES[architecture])
+    config._attn_implementation = "eager" if architecture.startswith("deberta") else kernel
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    inputs = {
+        name: torch.from_numpy(value)
+        for name, value in onnx_engine.pad(
+            [np.arange(2, 2 + length, dtype=np.int32) for length in (3, 17, 40)], 0
+        ).items()
+        if name != "token_type_ids"
+    }
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        before = model(**inputs).logits
+        first_token.shorten(model)
+        torch.testing.assert_close(model(**inputs).logits, before, atol=1e-5, rtol=1e-5)
+    shortened = any(isinstance(module, first_token.FirstTokenLayer) for module in model.modules())
+    assert shortened == packed.supports(config)
+    assert before.std() > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_every_architecture_is_exact(architecture, tmp_path):
