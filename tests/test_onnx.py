@@ -325,3 +325,17 @@ def test_the_command_says_how_it_answers(run, tmp_path):
     assert lines[1].startswith("  logits differ from the classifier's by ")
     assert lines[2].startswith("  0 of 24 test and validation rows get another label; accuracy ")
     assert lines[3].endswith(" times as fast")
+
+
+def test_exports_are_served_beside_their_run(run, exports):
+    pytest.importorskip("fastapi", reason="the server's packages are not installed")
+    from tests.served import serving
+    from textlora.serving import running
+    from textlora.serving.limits import Limits
+
+    folders = {"run": run, "hf": exports["hf"].folder, "onnx": exports["onnx"].folder}
+    with serving(running.service_over(folders, Limits(), device="cpu")) as served:
+        rows = [served.predict(TEXTS, model=name).json for name in folders]
+
+    scores = [[[each["score"] for each in sorted(row, key=lambda each: each["label"])] for row in own] for own in rows]
+    assert np.abs(np.array(scores) - np.array(scores[0])).max() < 1e-4
