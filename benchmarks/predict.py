@@ -36,7 +36,7 @@ from benchmarks.prediction_legs import (
 from benchmarks.reviews import Reviews
 from benchmarks.training_legs import TRIES, TUNINGS, Tuning
 from textlora import allocation, encoder, planning, training
-from textlora.classifier import TOKENS_PER_MICRO_BATCH
+from textlora.engines.torch_engine import TOKENS_PER_MICRO_BATCH
 from textlora.settings import Settings
 
 TRAINED = 64

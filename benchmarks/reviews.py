@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import textlora
-from textlora import api, embedded
+from textlora import api, embedded, planning, training
 from textlora.tokenization import LengthPolicy, TextTokenizer, TokenIds
 
 MAX_LENGTH = 512
@@ -120,6 +120,14 @@ def data_set(reviews: Reviews, folder: Path) -> Any:
     if len(made.train) != len(reviews):
         raise ValueError(f"{len(made.train)} of {len(reviews)} reviews are left in the training split")
     return made
+
+
+def trained(reviews: Reviews, folder: Path) -> Path:
+    """Return the run folder of a classifier trained on these reviews for one epoch."""
+    data = data_set(reviews, folder)
+    # By its folder's name the run would depend on this machine's cache; by this one it does not.
+    plan = planning.plan(data, base_model=embedded.NAME, assignments={"training.epochs": 1})
+    return training.train(plan, data).folder
 
 
 def _marked(reviews: Reviews, name: str) -> Reviews:

@@ -23,7 +23,7 @@ from benchmarks import command, reviews
 from benchmarks.command import Options
 from benchmarks.measuring import run_child, tell
 from benchmarks.reviews import Reviews
-from textlora import embedded, planning, training
+from textlora import embedded, planning
 
 SIZES = (1_000, 4_000, 16_000)
 QUICK_SIZES = (100, 400, 1_600)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = QUICK_SIZES if options.quick else SIZES
     found = reviews.load(options.data, sizes[-1])
     with tempfile.TemporaryDirectory() as scratch:
-        run = _trained(found.spread(TRAINED, 0), Path(scratch))
+        run = reviews.trained(found.spread(TRAINED, 0), Path(scratch))
         by_size = {
             "predict": _points("predict", sizes, lambda size: _predict(run, found.spread(size, 0).texts), options),
             "train": _points("train", sizes, lambda size: _train(found.spread(size, 0)), options),
@@ -92,13 +92,6 @@ def _fit(points: Mapping[int, list[Point]]) -> dict[str, float]:
 
 def _cpu(found: Sequence[Point]) -> float:
     return median(float(point["cpu"]) for point in found)
-
-
-def _trained(found: Reviews, scratch: Path) -> Path:
-    """Return the run folder of a classifier trained for a moment."""
-    data = reviews.data_set(found, scratch)
-    plan = planning.plan(data, base_model=embedded.NAME, assignments={"training.epochs": 1})
-    return training.train(plan, data).folder
 
 
 def _predict(run: Path, texts: Sequence[str]) -> Point:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from benchmarks import command, reviews
 from benchmarks.measuring import Cost, Leg, interleave, middle, run_child, summary, tell
-from textlora import embedded, planning, training
 
 ROUNDS = 15
 TRAINED = 64
@@ -51,11 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run_folder(data: Path, scratch: Path) -> Path:
     tell("training a classifier for one epoch …")
-    found = reviews.load(data, TRAINED)
-    prepared = reviews.data_set(found, scratch)
-    # By its folder's name the run would depend on this machine's cache; by this one it does not.
-    plan = planning.plan(prepared, base_model=embedded.NAME, assignments={"training.epochs": 1})
-    return training.train(plan, prepared).folder
+    return reviews.trained(reviews.load(data, TRAINED), scratch)
 
 
 def _commands(run: Path) -> dict[str, list[str]]:

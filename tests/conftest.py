@@ -220,7 +220,7 @@ def toy_run(toy_dataset: Dataset, toy_plan: Plan) -> ToyRun:
 
 def reload_in_this_process(classifier: Any, folder: Path, texts: list[str]) -> float:
     """Do as ``reload_difference`` does, without the seconds that a process of its own takes."""
-    from textlora.classifier import reload_difference_here
+    from textlora.reloading import reload_difference_here
 
     return reload_difference_here(classifier, folder, texts)
 

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import QUICK, WORDS, write_model
 from textlora import planning, training
-from textlora.classifier import Classifier, base_fingerprint, reload_difference
+from textlora.bundles import base_fingerprint
+from textlora.classifier import Classifier
 from textlora.errors import ResourceError, TrainingError, UsageError
 from textlora.preparation import prepare
+from textlora.reloading import reload_difference
 from textlora.tasks import softmax
 
 TEXTS = ["good film", "it was bad and dull " * 30, "", "loved it", "a boring story with no end and no plot"]
@@ -165,7 +167,7 @@ class TestSaveAndLoad:
         assert Classifier.from_pretrained(copied, device="cpu").fingerprint != classifier.fingerprint
 
     def test_the_device_is_chosen_when_none_is_named(self, toy_run):
-        from textlora.classifier import best_device
+        from textlora.engines.torch_engine import best_device
 
         assert Classifier.from_pretrained(toy_run.folder).model.device.type == best_device()
 

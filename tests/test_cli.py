@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import EXAMPLE
-from textlora import cli, terminal
+from textlora import amounts, cli, terminal
 
 TINY = (
     "--set",
@@ -91,6 +91,9 @@ class TestHelp:
             "clean",
             "tune",
             "adapt",
+            "audit",
+            "push",
+            "serve",
         )
         for verb in verbs:
             assert f"\n  {verb} " in result.out
@@ -348,14 +351,14 @@ def test_without_a_total_nobody_knows_how_long_it_takes():
     ("text", "gigabytes"), [("4GB", 4.0), ("500 MB", 0.5), ("1.5g", 1.5), ("4", None), ("GB", None), ("4TB", None)]
 )
 def test_sizes_are_read(text, gigabytes):
-    assert cli._gigabytes(text) == gigabytes
+    assert amounts.gigabytes(text) == gigabytes
 
 
 @pytest.mark.parametrize(
     ("text", "minutes"), [("20m", 20.0), ("1h30m", 90.0), ("90s", 1.5), ("2 h", 120.0), ("20", None), ("", None)]
 )
 def test_times_are_read(text, minutes):
-    assert cli._minutes(text) == minutes
+    assert amounts.minutes(text) == minutes
 
 
 def test_wrong_limits_are_named_together(tmp_path):

@@ -16,7 +16,6 @@ from textlora.errors import DataError, UsageError
 from textlora.preparation import crossing, prepare
 from textlora.preparation.crossing import fold_dataset, make_folds
 from textlora.preparation.dividing import divide, labelled
-from textlora.preparation.together import clusters, find_together
 from textlora.preparation.views import Picked
 from textlora.settings import build
 
@@ -92,49 +91,6 @@ class TestDivide:
             assert found.max() - found.min() <= 0.35 * found.mean()
 
 
-class TestTogether:
-    def test_groups_and_near_duplicates_join(self):
-        base = "the film was long and the music of it never came to an end for me, and we loved it all the same"
-        texts = [
-            base,
-            "another story about a dog and a cat",
-            base + " again",
-            "something else entirely is said here",
-            "x y z",
-        ]
-        roots = find_together(texts, ["", "a", "a", "b", ""], [True, False, True, False, False], 0.8)
-        assert roots.tolist() == [0, 0, 0, 3, 4]
-
-    def test_without_a_group_a_row_is_free(self):
-        assert find_together(["a", "b", "c"], ["", "", "g"], None, 0.8).tolist() == [0, 1, 2]
-
-    def test_the_clusters_are_those_of_prepare(self, tmp_path):
-        draw = random.Random(0)
-        base = [" ".join(draw.choices(WORDS, k=40)) for _ in range(60)]
-        rows = [
-            (text + tail, n % 2)
-            for n, text in enumerate(base)
-            for tail in ("", " the end", " and the end of it")[: 1 + n % 3]
-        ]
-        frame = pd.DataFrame(rows, columns=["text", "label"])
-        dataset = prepare(frame, out=tmp_path)
-        everything = [*dataset.train.texts, *dataset.validation.texts]
-        marks = [*dataset.train.near_duplicates, *dataset.validation.near_duplicates]
-        roots = find_together(everything, None, marks, 0.8)
-        stems = [next(text for text in base if row.startswith(text)) for row in everything]
-        for one in range(len(stems)):
-            assert stems[one] == stems[roots[one]]
-        for stem in set(stems):
-            assert len({int(roots[n]) for n, found in enumerate(stems) if found == stem}) == 1
-
-    def test_a_template_is_divided(self):
-        texts = [
-            f"dear customer number {n} your order of the lovely film {n * n} was sent to you today" for n in range(60)
-        ]
-        assert len(set(clusters(texts, 0.5, rows=60).tolist())) > 1
-        assert len(set(clusters(texts, 0.5, rows=1000).tolist())) == 1
-
-
 def frame(rows, *, label=lambda n: n % 2, **columns):
     draw = random.Random(5)
     data = {
@@ -180,6 +136,17 @@ class TestFolds:
         groups = [*dataset.train.groups, *dataset.validation.groups]
         for fold in make_folds(dataset, 5).folds:
             seen = [{groups[place] for place in places.tolist()} for places in fold.parts().values()]
+            assert sum(map(len, seen)) == len(set.union(*seen))
+
+    def test_near_duplicates_stay_together(self, tmp_path):
+        data = frame(120)
+        data["text"] = [f"{data['text'][n // 3 * 3]} {'again ' * (n % 3)}" for n in range(120)]
+        data["label"] = [f"l{n // 3 % 2}" for n in range(120)]
+        dataset = prepare(data, out=tmp_path)
+        found = [*dataset.train.clusters, *dataset.validation.clusters]
+        assert len(set(found)) < 60
+        for fold in make_folds(dataset, 4).folds:
+            seen = [{found[place] for place in places.tolist()} for places in fold.parts().values()]
             assert sum(map(len, seen)) == len(set.union(*seen))
 
     def test_a_group_larger_than_a_fold_is_told(self, tmp_path):

@@ -20,7 +20,8 @@ from tests.test_cli import call
 from tests.test_planning import APPLE, SAID, XEON, grounds, resolve
 from tests.test_training import adapter, equal, interrupt
 from textlora import encoder, planning, prefix, storage, training
-from textlora.classifier import Classifier, measure_drift
+from textlora.classifier import Classifier
+from textlora.drifting import measure_drift
 from textlora.errors import ResourceError, TextloraWarning, UsageError
 from textlora.exporting import export
 from textlora.extras import Extra
@@ -198,7 +199,7 @@ class TestWithoutBitsandbytes:
         shutil.copytree(runs[8].folder / "adapter", tmp_path / "adapter")
         path = tmp_path / "adapter" / "textlora.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "drift": None}))
-        monkeypatch.setattr("textlora.classifier.QLORA", Extra("no_such_package", (0, 50), "qlora"))
+        monkeypatch.setattr("textlora.engines.torch_engine.QLORA", Extra("no_such_package", (0, 50), "qlora"))
         with pytest.warns(TextloraWarning) as caught:
             Classifier.from_pretrained(tmp_path, device="cpu")
         assert [str(warning.message) for warning in caught] == [
@@ -207,7 +208,7 @@ class TestWithoutBitsandbytes:
         ]
 
     def test_a_classifier_over_whole_weights_does_not_need_it(self, toy_run, monkeypatch):
-        monkeypatch.setattr("textlora.classifier.QLORA", Extra("no_such_package", (0, 50), "qlora"))
+        monkeypatch.setattr("textlora.engines.torch_engine.QLORA", Extra("no_such_package", (0, 50), "qlora"))
         with warnings.catch_warnings():
             warnings.simplefilter("error", TextloraWarning)
             Classifier.from_pretrained(toy_run.folder, device="cpu")
@@ -348,8 +349,8 @@ class TestExport:
     def test_the_command_prints_it(self, run):
         result = call("export", run)
         folder, drift = run / "export" / "hf", json.loads(call("export", run, "--json").out)["export"]["drift"]
-        assert result.out.splitlines()[0].startswith(f"{folder} (logits differ from the adapter's by ")
-        assert result.out.splitlines()[1] == (
+        assert result.out.splitlines()[0].startswith(f"{folder} (hf, ")
+        assert result.out.splitlines()[-1] == (
             f"Trained over quantized weights, merged into the full-precision ones: {Drift(**drift)}."
         )
 
@@ -372,7 +373,7 @@ class TestExport:
         assert export(run).drift == runs[4].drift
 
     def test_without_bitsandbytes_what_training_measured_is_told(self, run, runs, monkeypatch):
-        monkeypatch.setattr("textlora.exporting.QLORA", Extra("no_such_package", (0, 50), "qlora"))
+        monkeypatch.setattr("textlora.exporting.merging.QLORA", Extra("no_such_package", (0, 50), "qlora"))
         assert export(run).drift == runs[4].drift
 
     def test_a_run_over_whole_weights_has_none(self, toy_run, tmp_path):
@@ -389,7 +390,7 @@ class TestDrift:
         assert "3 labels change, " in str(Drift("test", 1200, 0.5, 0.0123, 3, 0.9, 0.89))
 
     def test_rows_are_spread_over_a_long_split(self, toy_run, monkeypatch):
-        monkeypatch.setattr("textlora.classifier.DRIFT_TEXTS", 5)
+        monkeypatch.setattr("textlora.drifting.DRIFT_TEXTS", 5)
         classifier = Classifier.from_pretrained(toy_run.folder, device="cpu")
         drift = measure_drift(classifier, classifier, toy_run.dataset.validation, name="validation")
         assert (drift.texts, drift.largest, drift.flipped) == (4, 0.0, 0)  # every third of twelve

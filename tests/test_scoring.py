@@ -157,7 +157,7 @@ class TestFormats:
         )  # fmt: skip
         assert scored.scored == 4_500
         assert [row[0] for row in read(tmp_path / "out.csv")[1]] == [str(index) for index in range(4_500)]
-        assert seen == [(2_048, 0), (4_096, 0), (4_500, 0)]
+        assert seen == [(0, 4_500), (2_048, 4_500), (4_096, 4_500), (4_500, 4_500)]
 
     def test_long_texts_are_counted(self, classifier, tmp_path):
         rows = [("1", "good " * 100, ""), ("2", "good", "")]
@@ -226,14 +226,20 @@ class TestRefusals:
         with pytest.raises(DataError, match="300002"):
             score_file(_Stub(classifier), source, out)
         assert out.read_bytes() == b"the old predictions"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", out.name]
+        assert not list(tmp_path.glob("*.quarantine.csv"))
+
+    def test_failing_at_once_leaves_nothing(self, classifier, tmp_path):
+        (tmp_path / "in.csv").write_bytes(b"review\ngood film\ncaf\xe9\n")
+        with pytest.raises(DataError, match="line 3"):
+            score_file(classifier, tmp_path / "in.csv", tmp_path / "out.csv", text="review")
+        assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 class _Stub:
     """The classifier, asked once for each distinct text: 300,000 equal rows need no model."""
 
     def __init__(self, classifier):
-        self.bundle, self.label_names = classifier.bundle, classifier.label_names
+        self.bundle, self.label_names, self.fingerprint = classifier.bundle, classifier.label_names, "stub"
         self._answer = classifier.predict(["good film"])[0]
 
     def predict(self, texts):

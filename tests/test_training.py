@@ -111,7 +111,7 @@ class TestRun:
 
     def test_the_bundle_says_what_must_travel_along(self, toy_run, tiny_model):
         from textlora import __version__
-        from textlora.classifier import base_fingerprint
+        from textlora.bundles import base_fingerprint
 
         bundle = storage.read_noun(toy_run.folder / "adapter" / "textlora.json", Bundle, made_by="train")
         assert bundle.calibration.rows == len(toy_run.dataset.validation)

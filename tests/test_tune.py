@@ -235,6 +235,12 @@ class TestJudging:
         alone = binomtest(won, won + lost, 0.5, alternative="greater").pvalue if won + lost else 1.0
         assert found.p_value == pytest.approx(min(1.0, comparisons * alone))
 
+    def test_rows_that_resemble_each_other_change_sides_together(self):
+        ours, theirs = np.ones(60, np.int64), np.array([0] * 12 + [1] * 48)
+        units = np.arange(60) // 4
+        assert judging.judge(1, ours, theirs, comparisons=1, units=units).p_value == pytest.approx(0.5**3)
+        assert judging.judge(1, ours, theirs, comparisons=1).p_value == pytest.approx(0.5**12)
+
     def test_the_needed_rows_are_the_fewest_that_are_enough(self):
         for comparisons in (1, 5, 19, 100):
             needed = judging.judge(1, np.zeros(3), np.zeros(3), comparisons=comparisons).needed
@@ -263,16 +269,16 @@ class TestJudging:
         assert found.recommended.number == 0
         assert found.told == (
             "Trial 1 has the best validation accuracy: 0.9200, the default 0.9000. Of 60 validation rows it alone is right on 2, "
-            "the default alone on 1. That may be chance (p = 1 by a paired sign test, corrected for 19 trials): the default is "
+            "the default alone on 1. That may be chance (p = 1 by a paired test, corrected for 19 trials): the default is "
             "recommended. On 60 rows at least 9 must be won, and none lost, before a trial counts as better."
         )
 
     def test_what_is_more_than_luck_is(self):
-        better = judging.judge(1, np.ones(60), np.array([0] * 20 + [1] * 40), comparisons=19)
+        better = judging.judge(1, np.ones(60, np.int64), np.array([0] * 20 + [1] * 40), comparisons=19)
         found = self.made([0.67, 1.0], better)
         assert found.recommended.number == 1
         assert (
-            "That is better than chance (p = 1.8e-05 by a paired sign test, corrected for 19 trials): trial 1 is recommended."
+            "That is better than chance (p = 1.8e-05 by a paired test, corrected for 19 trials): trial 1 is recommended."
             in found.told
         )
 

@@ -27,6 +27,8 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "adapt",
+    "apply_review",
+    "audit",
     "compare",
     "decide",
     "evaluate",
@@ -34,6 +36,7 @@ __all__ = [
     "fit",
     "plan",
     "prepare",
+    "push",
     "report",
     "train",
     "tune",
@@ -57,17 +60,21 @@ _HOMES = {
     "TextloraError": "errors",
     "TrainingError": "errors",
     "UsageError": "errors",
+    "apply_review": "api_audit",
+    "audit": "api_audit",
     "tune": "api_tune",
 }
-_VERB_HOMES = {"decide": "redeciding"}
+_VERB_HOMES = {"decide": "redeciding", "push": "pushing"}
 _VERBS = ("adapt", "compare", "evaluate", "export", "fit", "plan", "prepare", "report", "train")
 
 if TYPE_CHECKING:
     from textlora.adaptation import Adaptation
     from textlora.api import adapt, compare, evaluate, export, fit, plan, prepare, report, train
+    from textlora.api_audit import apply_review, audit
     from textlora.api_tune import tune
     from textlora.classifier import Classifier
     from textlora.errors import DataError, ResourceError, TextloraError, TrainingError, UsageError
+    from textlora.pushing import push
     from textlora.redeciding import decide
     from textlora.settings import Settings
     from textlora.types import Dataset, Evaluation, Explanation, Plan, Prediction, Run

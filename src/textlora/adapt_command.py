@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from textlora import terminal
+from textlora import amounts, printing, terminal
 from textlora.errors import UsageError
-from textlora.terminal import _heading
+from textlora.terminal import heading
 
 if TYPE_CHECKING:
     from textlora.adaptation import Adaptation, AdaptationPlan
@@ -58,21 +57,8 @@ ENDINGS = {
 }
 
 
-def register(
-    app: typer.Typer,
-    *,
-    minutes: Callable[[str], float | None],
-    reporter: Callable[[], Any],
-    print_json: Callable[[dict[str, Any]], None],
-) -> None:
-    """Add the command to the command line.
-
-    Args:
-        app: the command line.
-        minutes: reads ``1h30m``; None for anything else.
-        reporter: opens a ``terminal.Reporter``.
-        print_json: prints nouns by name.
-    """
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
 
     @app.command()
     def adapt(  # noqa: PLR0913, PLR0917 - the options
@@ -92,8 +78,8 @@ def register(
         from textlora.adaptation.settings import parse
 
         given = {"base_model": base_model, "text": text, "encoding": encoding}
-        assignments = parse(set_ or []) | _limit(time_limit, minutes)
-        with reporter() as told:
+        assignments = parse(set_ or []) | _limit(time_limit)
+        with printing.reporter() as told:
 
             def on_plan(made: AdaptationPlan) -> None:
                 told.expect_stage("adapt", made.estimate.seconds)
@@ -107,17 +93,17 @@ def register(
                     data, out=out, **given, assignments=assignments, overwrite=overwrite, progress=told, on_plan=on_plan
                 )
         if as_json:
-            print_json({"plan": found} if dry_run else {"adaptation": done})
+            printing.print_json({"plan": found} if dry_run else {"adaptation": done})
         elif dry_run:
             show_plan(found, terminal.stdout())
         else:
             show_result(done, terminal.stdout())
 
 
-def _limit(text: str | None, minutes: Callable[[str], float | None]) -> dict[str, float]:
+def _limit(text: str | None) -> dict[str, float]:
     if text is None:
         return {}
-    found = minutes(text)
+    found = amounts.minutes(text)
     if not found:
         raise UsageError(f"--time-limit is {text!r}, expected a time such as 20m or 1h30m.")
     return {"limits.minutes": found}
@@ -126,7 +112,7 @@ def _limit(text: str | None, minutes: Callable[[str], float | None]) -> dict[str
 def show_plan(plan: AdaptationPlan, console: Console) -> None:
     """Print what will be trained on what, and what it takes."""
     corpus, settings, estimate = plan.corpus, plan.settings, plan.estimate
-    _heading(
+    heading(
         console,
         "Adaptation",
         f"{plan.base_model}: {plan.architecture}, {plan.parameters / 1e6:.1f} M parameters, all trained",
@@ -178,7 +164,7 @@ def _findings(plan: AdaptationPlan) -> list[str]:
 def show_result(made: Adaptation, console: Console) -> None:
     """Print perplexity before and after, what it took, and what to do next."""
     plan = made.plan
-    _heading(console, "Encoder", str(made.folder))
+    heading(console, "Encoder", str(made.folder))
     start = " (of the encoder as it was, with the trained head)" if plan.head_steps else ""
     console.print(
         f"  held-out perplexity {made.perplexity_before:.2f} before{start}, {made.perplexity_after:.2f} after, at step {made.best_step:,}"

@@ -26,7 +26,7 @@ from textlora.types import Dataset, Estimate, Evaluation, Plan, Run
 if TYPE_CHECKING:
     from textlora.adaptation import Adaptation
     from textlora.comparing import Comparison
-    from textlora.exporting import Exported
+    from textlora.exports import Exported
     from textlora.tokenization import TextTokenizer
 
 # progress(stage, done, total or 0 when unknown, note)
@@ -36,7 +36,7 @@ SUFFIXES = (".gz", ".xz", ".zst", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", 
 DERIVED = (
     storage.DATASET, storage.QUARANTINE, storage.PLAN, storage.ADAPTER, storage.CHECKPOINTS, storage.HISTORY,
     storage.TOKENS, storage.RUN, storage.EVALUATION, storage.PREDICTIONS, storage.REPORT_HTML, storage.REPORT_MARKDOWN,
-    storage.MODEL_CARD, storage.EXPORT, storage.SEEDS, storage.SEED_RUNS, storage.FOLDS,
+    storage.MODEL_CARD, storage.EXPORT, storage.EXPORTS, storage.SEEDS, storage.SEED_RUNS, storage.FOLDS,
     storage.OUT_OF_FOLD, storage.FOLD_RUNS, storage.TRIALS, storage.TRIALS_HTML, storage.TRIALS_MARKDOWN,
     storage.BEST_PLAN, storage.TRIAL_RUNS, REQUEST, "train.parquet", "validation.parquet", "test.parquet",
 )  # fmt: skip
@@ -264,6 +264,7 @@ def compare(*runs: Run | str | Path) -> Comparison:
 def report(plan: Plan, run: Run, evaluation: Evaluation, *, dataset: Dataset | None = None) -> Path:
     """Write ``report.html``, ``report.md`` and ``model_card.md``; return the page's path."""
     from textlora import reporting
+    from textlora.bundles import exports_of
     from textlora.folds import folds_of
     from textlora.seeds import seeds_of, with_seed
 
@@ -271,16 +272,30 @@ def report(plan: Plan, run: Run, evaluation: Evaluation, *, dataset: Dataset | N
     several = seeds_of(run, evaluation)
     told = with_seed(plan, run.seed, of=len(several.runs)) if several else plan
     return reporting.report(
-        run.folder, dataset=found, plan=told, run=run, evaluation=evaluation, seeds=several, folds=folds_of(run)
+        run.folder,
+        dataset=found,
+        plan=told,
+        run=run,
+        evaluation=evaluation,
+        seeds=several,
+        folds=folds_of(run),
+        exports=exports_of(run.folder),
     )
 
 
-def export(run: Run | str | Path, *, to: str = "hf", out: str | Path | None = None) -> Exported:
+def export(
+    run: Run | str | Path,
+    *,
+    to: str = "hf",
+    out: str | Path | None = None,
+    tolerance: float | None = None,
+    progress: Progress | None = None,
+) -> Exported:
     """Write the classifier in another tool's format; see ``textlora.exporting.export``."""
     from textlora import exporting
 
     folder = run.folder if isinstance(run, Run) else Path(run)
-    return exporting.export(folder, to=to, out=Path(out) if out else None)
+    return exporting.export(folder, to=to, out=Path(out) if out else None, tolerance=tolerance, progress=progress)
 
 
 def adapt(  # noqa: PLR0913 - where from, where to, and switches with defaults

@@ -21,6 +21,8 @@ _LINE_BREAK = re.compile(r"<\s*br\s*/?\s*>", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _NEGATING = ("un", "in", "im", "ir", "il", "dis", "non", "non-", "not ", "not_", "not-", "a", "no ", "no")
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet would compute."""
 _SLIP_LENGTHS = (4, 7)
 """Characters from which a label may have one slip, and two."""
 _SHOWN = 10
@@ -67,6 +69,18 @@ def as_label(value: Any) -> str | None:
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which no tokenizer and no file takes, by U+FFFD."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Return a text as a cell that every program can read and no spreadsheet takes for a formula."""
+    cell = replace_surrogates(text).replace("\0", "\u2400")
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def from_spreadsheet(cell: str) -> str:
+    """Return what ``spreadsheet_cell`` made a cell of, without outer white space."""
+    text = cell.strip()
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
 def clean_text(text: str, *, markup: bool = True) -> str:

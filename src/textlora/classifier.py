@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,71 +9,69 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from textlora import __version__, allocation, deciding, encoder, explanation, models, storage, windows
-from textlora.batching import micro_batches, packed_batches, padded_tokens
-from textlora.encoder import EncoderSpec
-from textlora.errors import ResourceError, TextloraWarning, TrainingError, UsageError
-from textlora.extras import QLORA
+from textlora import allocation, deciding, engines, explanation, storage, windows
+from textlora.bundles import BUNDLE, find_bundle, read_bundle
+from textlora.errors import UsageError
 from textlora.memory import Budget, Pass
-from textlora.tasks import label_matrix
-from textlora.threads import side_by_side
 from textlora.tokenization import TextTokenizer, Tokenized
-from textlora.types import Bundle, Dataset, Drift, Explanation, Plan, Prediction, Split
+from textlora.types import Bundle, Explanation, Prediction
 from textlora.windows import LengthPolicy
 
-BUNDLE = "textlora.json"
 Progress = Callable[[int, int], None]
 Probabilities = NDArray[np.float64]
 
 # Texts sorted by length together; enough for tight micro-batches, little enough to hold.
 BLOCK = 2_048
-# Enough for the drift's size; its accuracies are rough.
-DRIFT_TEXTS = 500
-TOKENS_PER_MICRO_BATCH = {"cpu": 4_096, "mps": 8_192, "cuda": 65_536}
 
 
 class Classifier:
     """A fine-tuned text classifier.
 
     Args:
-        model: encoder with adapters and head, in the order of ``bundle.label_names``.
+        model: encoder with adapters and head, in the order of ``bundle.label_names``; a torch module, or
+            an ``Engine`` around something else that computes logits.
         tokenizer: cuts texts as in training.
         bundle: everything else that must travel with the weights.
     """
 
     def __init__(self, model: Any, tokenizer: TextTokenizer, bundle: Bundle) -> None:
-        self.model = model
+        self.engine = engines.wrap(model, bundle, tokenizer)
         self.tokenizer = tokenizer
         self.bundle = bundle
-        encoder.use_kernel(model, bundle.attention)
         self._budget: Budget | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
-        """Load a run folder or a saved bundle.
+        """Load a run folder, a saved bundle or an export.
+
+        Exports in ONNX load neither torch nor transformers.
 
         Args:
-            folder: ``runs/reviews``, its ``adapter`` folder, or what ``save_pretrained`` wrote.
+            folder: ``runs/reviews``, its ``adapter`` folder, what ``save_pretrained`` or ``textlora export`` wrote.
             device: ``cpu``, ``cuda`` or ``mps``; by default the fastest there is.
 
         Raises:
-            UsageError: there is no classifier in the folder, or its description is damaged.
-            ResourceError: its base model is missing or is another one than in training.
+            UsageError: there is no classifier in the folder, its description is damaged, or ONNX is asked to
+                compute on another device than the processor.
+            ResourceError: its base model is missing or is another one than in training, or weights are damaged.
         """
         allocation.keep_freed_memory()
         path = find_bundle(Path(folder))
-        bundle = storage.read_noun(path / BUNDLE, Bundle, made_by="train")
-        _check_thresholds(path / BUNDLE, bundle)
-        base = find_base(bundle, path)
-        check_base(base, bundle)
+        bundle = read_bundle(path)
         tokenizer = TextTokenizer.load_saved(path, LengthPolicy.of_bundle(bundle), base_model=bundle.base_model)
-        bits = usable_bits(bundle)
-        spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention, bits=bits, task=bundle.task)
-        model = encoder.load_for_prediction(spec, path)
-        return cls(model.to(device or best_device(quantized=bits is not None)).eval(), tokenizer, bundle)
+        return cls(engines.load(path, bundle, tokenizer, device=device), tokenizer, bundle)
+
+    @property
+    def model(self) -> Any:
+        """What computes the logits, in the terms of the library that does it: a torch module for an adapter."""
+        return self.engine.model
+
+    @property
+    def device(self) -> str:
+        """``cpu``, ``cuda`` or ``mps``."""
+        return self.engine.device
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -98,11 +91,7 @@ class Classifier:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the trained weights and the bundle."""
-        state = encoder.trained_weights(self.model)
-        weights = [
-            part for name in sorted(state) for part in (name, state[name].detach().float().cpu().numpy().tobytes())
-        ]
-        return storage.fingerprint([repr(self.bundle), *weights])
+        return storage.fingerprint([repr(self.bundle), *self.engine.weights()])
 
     def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
         """Return label and probabilities of each text, in order.
@@ -198,7 +187,7 @@ class Classifier:
     def _forward(self, texts: list[str], progress: Progress | None) -> tuple[Probabilities, NDArray[np.bool_]]:
         logits = np.zeros((len(texts), len(self.label_names)))
         truncated = np.zeros(len(texts), dtype=bool)
-        with encoder.arithmetic(self.bundle.precision):
+        with self.engine.ready():
             for start, block in self._tokenized(texts):
                 rows = slice(start, start + len(block.ids))
                 truncated[rows] = block.truncated
@@ -212,12 +201,12 @@ class Classifier:
 
         def work(under_way: Pass) -> None:
             rows = np.flatnonzero(waiting)
-            batches = [rows[batch] for batch in self._cut(lengths[rows])]
+            batches = [rows[batch] for batch in self.engine.cut(lengths[rows], self.budget.tokens)]
             # Several at once need the memory of several.
             together = len(batches) > 1 and not self.budget.events
             results = self._results([[block.ids[row] for row in batch] for batch in batches], together=together)
             for batch in batches:
-                under_way.holds(len(batch), self._tokens(lengths[batch]), alone=not together)
+                under_way.holds(len(batch), self.engine.tokens(lengths[batch]), alone=not together)
                 logits[batch] = next(results)
                 waiting[batch] = False
                 tell(len(waiting) - int(waiting.sum()))
@@ -225,22 +214,17 @@ class Classifier:
         self.budget.run(work, stage="prediction")
 
     def _results(self, batches: Sequence[Sequence[Any]], *, together: bool) -> Iterator[Probabilities]:
-        """Yield the logits of each micro-batch; ``together`` computes them side by side on a CPU."""
+        """Yield the logits of each micro-batch; ``together`` computes them side by side where that is faster."""
         pieces = [partial(self._batch_logits, batch) for batch in batches]
-        return side_by_side(pieces, on=self.model.device.type) if together else (piece() for piece in pieces)
+        return self.engine.together(pieces) if together else (piece() for piece in pieces)
 
     @property
     def budget(self) -> Budget:
         """Tokens per micro-batch: what suits the device, less where memory has run out."""
         if self._budget is None:
-            usual = TOKENS_PER_MICRO_BATCH[self.model.device.type]
+            usual = self.engine.usual_tokens
             self._budget = Budget(min(usual, self.bundle.tokens_per_micro_batch or usual))
         return self._budget
-
-    def _tokens(self, lengths: NDArray[np.int64]) -> int:
-        if encoder.runs_packed(self.model):
-            return int(lengths.sum())
-        return padded_tokens(lengths, self.max_length)
 
     def _tokenized(self, texts: list[str]) -> Iterator[tuple[int, Tokenized]]:
         """Yield the first index and the ids of each block; the next is tokenized while one is computed."""
@@ -258,24 +242,12 @@ class Classifier:
                     coming = ahead.submit(encode, start + BLOCK)
                 yield start, block
 
-    def _cut(self, lengths: NDArray[np.int64]) -> list[list[int]]:
-        if encoder.runs_packed(self.model):
-            return packed_batches(lengths, self.budget.tokens)
-        return micro_batches(lengths, self.budget.tokens, limit=self.max_length)
-
     def _batch_logits(self, ids: Sequence[Any]) -> Probabilities:
         pieces, counts = windows.split_all(ids, self.max_length)
-        inputs = encoder.collate(
-            pieces, self.tokenizer.pad_id, limit=self.max_length, packed_rows=encoder.runs_packed(self.model)
-        )
-        device = self.model.device
-        moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
-        with torch.inference_mode():
-            output = self.model(**moved).logits
-        return windows.pool(np.asarray(output.double().cpu().numpy()), counts)
+        return windows.pool(self.engine.logits(pieces), counts) * self.bundle.folded_temperature
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the bundle: adapter, head, tokenizer, labels, length policy. Whole or not at all.
+        """Write the bundle: weights, tokenizer, labels, length policy, decision. Whole or not at all.
 
         Raises:
             UsageError: the folder holds other files, which saving would replace.
@@ -285,8 +257,7 @@ class Classifier:
         _check_target(target)
         storage.make_folder(target.parent)
         with storage.atomic_folder(target) as temporary:
-            # PEFT noted the cache path of this machine; others need the name.
-            encoder.save_adapter(self.model, temporary, base_model=self.bundle.base_model)
+            self.engine.save(temporary)
             self.tokenizer.save(temporary)
             storage.write_noun(temporary / BUNDLE, self.bundle)
         return target
@@ -313,221 +284,3 @@ def _check_target(target: Path) -> None:
         raise UsageError(
             f"{target} holds other files, which saving would replace.", hint="Choose a new or an empty folder."
         )
-
-
-def _check_thresholds(path: Path, bundle: Bundle) -> None:
-    if not 0 < bundle.temperature < np.inf:
-        raise UsageError(
-            f"{path} is damaged: the temperature is {bundle.temperature:g}, expected a number above 0.",
-            hint="Run `textlora train` again.",
-        )
-    if bundle.decision and bundle.decision.positive not in bundle.label_names:
-        raise UsageError(
-            f"{path} is damaged: a threshold for {bundle.decision.positive!r}, which is no label.",
-            hint="Run `textlora train` again.",
-        )
-    if bundle.thresholds and len(bundle.thresholds) != len(bundle.label_names):
-        raise UsageError(
-            f"{path} is damaged: {len(bundle.thresholds)} thresholds for {len(bundle.label_names)} labels.",
-            hint="Run `textlora train` again.",
-        )
-
-
-def best_device(*, quantized: bool = False) -> str:
-    """Return ``cuda``, ``mps`` or ``cpu``, the first there is; quantized weights stay off Apple GPUs."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() and not quantized else "cpu"
-
-
-def usable_bits(bundle: Bundle) -> int | None:
-    """Return the bits to quantize the base weights to, as in training where that can be done here.
-
-    Without bitsandbytes the full-precision weights have to serve, and a warning says what that changes.
-    """
-    if bundle.bits is None or not QLORA.obstacle:
-        return bundle.bits
-    known = f" In training that was measured: {bundle.drift}." if bundle.drift else ""
-    warnings.warn(
-        f"The classifier was trained over {bundle.bits}-bit base weights, but {QLORA.obstacle}; "
-        f"the full-precision weights are used instead.{known} For the same answers as in training: {QLORA.command}",
-        TextloraWarning,
-        stacklevel=3,
-    )
-    return None
-
-
-def find_bundle(folder: Path) -> Path:
-    """Return the bundle folder in or under ``folder``.
-
-    Raises:
-        UsageError: there is none; says what there is instead.
-    """
-    for candidate in (folder, folder / storage.ADAPTER):
-        if (candidate / BUNDLE).exists():
-            return candidate
-    if not folder.exists():
-        raise UsageError(
-            f"There is no folder {folder}.", hint="Give the run folder that `textlora fit` or `textlora train` made."
-        )
-    if (folder / storage.DATASET).exists():
-        raise UsageError(
-            f"{folder} has data but no trained classifier yet.", hint=f"Run `textlora train {folder}` first."
-        )
-    raise UsageError(
-        f"{folder} holds no classifier of textlora.",
-        hint="Give the run folder that `textlora fit` or `textlora train` made.",
-    )
-
-
-def find_base(bundle: Bundle, folder: Path) -> Path:
-    """Return the base model's folder of the bundle in ``folder``.
-
-    A local one that is not where it was is looked for beside the run folder: both may have moved together.
-
-    Raises:
-        ResourceError: it is in neither place, or cannot be downloaded.
-    """
-    if bundle.revision != "local":
-        revision = None if bundle.revision == "embedded" else bundle.revision
-        return models.model_folder(bundle.base_model, revision)[0]
-    known = Path(bundle.base_model)
-    run = folder.absolute().parent if folder.name == storage.ADAPTER else folder.absolute()
-    beside = run.parent / known.name
-    for candidate in (known, beside):
-        if candidate.is_dir():
-            return models.model_folder(str(candidate))[0]
-    raise ResourceError(
-        f"The base model of this classifier, {known}, is not there, nor {beside}.",
-        hint="Put the encoder's folder back, or beside the run folder under the same name.",
-    )
-
-
-def base_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 over the names and bytes of a base model's weight files."""
-    files = sorted(folder.glob("*.safetensors"))
-    return storage.fingerprint([part for file in files for part in (file.name, storage.file_fingerprint(file))])
-
-
-def check_base(base: Path, bundle: Bundle) -> None:
-    """Compare a base model's weights with those that the classifier was trained on.
-
-    Raises:
-        ResourceError: they are others.
-    """
-    if base_fingerprint(base) != bundle.base_fingerprint:
-        raise ResourceError(
-            f"The weights of the base model {bundle.base_model!r} are not the ones the classifier was trained on.",
-            hint="Restore the original base model, or train again.",
-        )
-
-
-def measure_drift(quantized: Classifier, full: Classifier, split: Split, *, name: str) -> Drift:
-    """Compare the answers over quantized base weights with those over full-precision ones.
-
-    Args:
-        quantized: the classifier as trained.
-        full: the same over the full-precision base weights, merged or not.
-        split: rows to compare on; at most ``DRIFT_TEXTS`` of them, evenly spread.
-        name: the split's name.
-    """
-    rows = range(0, len(split), -(-len(split) // DRIFT_TEXTS))
-    texts = [split.texts[row] for row in rows]
-    truth = label_matrix([split.labels[row] for row in rows], len(quantized.label_names))
-    before, after = quantized.logits(texts), full.logits(texts)
-    moved = np.abs(after - before)
-    first, second = (quantized.decide(quantized.probabilities(logits)) for logits in (before, after))
-    return Drift(
-        split=name,
-        texts=len(texts),
-        largest=float(moved.max()),
-        mean=float(moved.mean()),
-        flipped=int((first != second).any(axis=1).sum()),
-        accuracy=float((first == truth).all(axis=1).mean()),
-        accuracy_full=float((second == truth).all(axis=1).mean()),
-    )
-
-
-def over_full_precision(classifier: Classifier, base: Path) -> Classifier:
-    """Return the classifier's adapters and head over the base model's full-precision weights."""
-    bundle = classifier.bundle
-    spec = EncoderSpec(base, bundle.label_names, bundle.precision, bundle.attention, task=bundle.task)
-    with tempfile.TemporaryDirectory() as scratch:
-        encoder.save_adapter(classifier.model, Path(scratch), base_model=bundle.base_model)
-        model = encoder.load_for_prediction(spec, Path(scratch))
-    return Classifier(model.to(classifier.model.device).eval(), classifier.tokenizer, bundle)
-
-
-def make_bundle(
-    plan: Plan, base: models.BaseInfo, dataset: Dataset, *, attention: str, budget: int | None = None
-) -> Bundle:
-    """Collect what must travel with the weights.
-
-    Args:
-        plan: what was trained.
-        base: the base model.
-        dataset: what it was trained on.
-        attention: the kernel to predict with.
-        budget: tokens per micro-batch that were left where memory ran out.
-    """
-    settings = plan.settings
-    policy = LengthPolicy.of_settings(settings.text, max_length=base.max_length)
-    return Bundle(
-        base_model=base.name if base.revision != "local" else str(base.folder.resolve()),
-        revision=base.revision,
-        base_fingerprint=base_fingerprint(base.folder),
-        label_names=dataset.label_names,
-        task=dataset.task,
-        policy=policy.policy,
-        max_length=policy.max_length,
-        head_tokens=policy.head_tokens,
-        window_overlap=policy.window_overlap,
-        max_windows=policy.max_windows,
-        precision=settings.compute.precision or "fp32",
-        attention=attention,
-        bits=settings.quantization.bits,
-        textlora_version=__version__,
-        text_column=dataset.info.text_column,
-        tokens_per_micro_batch=budget,
-    )
-
-
-RELOAD = (
-    "import sys; from textlora.classifier import answer_reload; answer_reload(sys.argv[1], sys.argv[2], sys.argv[3])"
-)
-
-
-def answer_reload(folder: str, request: str, device: str) -> None:
-    """Write the logits of the texts in the JSON file ``request`` back into it. Runs in a fresh process."""
-    path = Path(request)
-    logits = Classifier.from_pretrained(folder, device=device).logits(json.loads(path.read_text(encoding="utf-8")))
-    path.write_text(json.dumps(logits.tolist()), encoding="utf-8")
-
-
-def reload_difference(classifier: Classifier, folder: Path, texts: Sequence[str]) -> float:
-    """Load ``folder`` in a fresh process and return the largest difference of logits.
-
-    Raises:
-        TrainingError: the fresh process could not load it.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        request = Path(scratch) / "request.json"
-        request.write_text(json.dumps(list(texts)), encoding="utf-8")
-        device = classifier.model.device.type
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", RELOAD, str(folder), str(request), device],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise TrainingError(f"The saved classifier in {folder} cannot be loaded in a fresh process: {last}")
-        fresh = np.array(json.loads(request.read_text(encoding="utf-8")))
-    return float(np.abs(fresh - classifier.logits(texts)).max(initial=0.0))
-
-
-def reload_difference_here(classifier: Classifier, folder: Path, texts: Sequence[str]) -> float:
-    """Load ``folder`` in this process and return the largest difference of logits; quicker, and proves less."""
-    loaded = Classifier.from_pretrained(folder, device=classifier.model.device.type)
-    return float(np.abs(loaded.logits(texts) - classifier.logits(texts)).max(initial=0.0))

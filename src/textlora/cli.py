@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shlex
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter
 from typer.exceptions import TyperException
 
-from textlora import __version__, adapt_command, memory, repeated, settings, terminal, terminal_several, tune_command
+from textlora import (
+    __version__,
+    adapt_command,
+    audit_command,
+    export_command,
+    memory,
+    printing,
+    push_command,
+    repeated,
+    scoring_command,
+    serve_command,
+    settings,
+    terminal,
+    terminal_several,
+    tune_command,
+)
+from textlora.amounts import limits as limits_of
 from textlora.errors import Interrupted, ResourceError, TextloraError, UsageError
 from textlora.options import (
     Backup,
@@ -106,27 +117,27 @@ def fit(
 
     options = _plan_options(
         base_model, recipe, set_, plan, data_settings(sample, group, time, label_separator),
-        _limits(memory_limit, time_limit, disk_limit),
+        limits_of(memory_limit, time_limit, disk_limit),
     )  # fmt: skip
     source = api.DataOptions(text, label, label_list(labels), test, validation, encoding)
     folder = out or api.default_folder(data)
     results: dict[str, Any] = {}
-    with _reporter() as reporter:
+    with printing.reporter() as reporter:
         stages = api.fit_stages(
             data, folder, source, options, overwrite=overwrite, backup=backup, seeds=seeds, folds=folds,
-            progress=reporter, command=_command(),
+            progress=reporter, command=printing.command_line(),
         )  # fmt: skip
         for result in stages:
             results[_stage_name(result)] = result
             if not as_json:
-                _show(result)
+                printing.show(result)
             if isinstance(result, Plan):
                 ahead = repeated.ahead(result, results["dataset"], seeds, folds)
                 _expect(reporter, result, ahead)
                 if ahead and not as_json:
                     terminal_several.show_ahead(ahead, terminal.stdout())
     if as_json:
-        _print_json(results)
+        printing.print_json(results)
 
 
 def _stage_name(result: Any) -> str:
@@ -166,11 +177,11 @@ def prepare(
     chosen = data_settings(sample, group, time, label_separator)
     options = _plan_options(base_model, "default", set_, None, chosen)
     source = api.DataOptions(text, label, label_list(labels), test, validation, encoding)
-    with _reporter() as reporter:
+    with printing.reporter() as reporter:
         dataset = api.prepare_folder(
             data, out or api.default_folder(data), source, options, overwrite=overwrite, progress=reporter
         )
-    _print_json({"dataset": dataset}) if as_json else _show(dataset)
+    printing.print_json({"dataset": dataset}) if as_json else printing.show(dataset)
 
 
 @app.command()
@@ -200,10 +211,10 @@ def plan(
         return
     if target is None:
         raise UsageError("plan needs a run folder or a data file.", hint="For instance: textlora plan reviews.csv")
-    options = _plan_options(base_model, recipe, set_, plan, limits=_limits(memory_limit, time_limit, disk_limit))
-    with _reporter() as reporter:
+    options = _plan_options(base_model, recipe, set_, plan, limits=limits_of(memory_limit, time_limit, disk_limit))
+    with printing.reporter() as reporter:
         made = api.plan_folder(target, out, options, overwrite=overwrite, progress=reporter)
-    _print_json({"plan": made}) if as_json else _show(made)
+    printing.print_json({"plan": made}) if as_json else printing.show(made)
 
 
 @app.command()
@@ -216,11 +227,16 @@ def train(
     """Fine-tune as planned."""
     from textlora import api
 
-    with _reporter() as reporter:
+    with printing.reporter() as reporter:
         done = api.train_folder(
-            run, resume=resume, backup=backup, progress=reporter, command=_command(), expect=reporter.expect
+            run,
+            resume=resume,
+            backup=backup,
+            progress=reporter,
+            command=printing.command_line(),
+            expect=reporter.expect,
         )
-    _print_json({"run": done}) if as_json else _show(done)
+    printing.print_json({"run": done}) if as_json else printing.show(done)
 
 
 @app.command()
@@ -232,9 +248,9 @@ def evaluate(
     """Score the classifier on rows it has not seen, beside cheap baselines."""
     from textlora import api
 
-    with _reporter() as reporter:
+    with printing.reporter() as reporter:
         evaluation = api.evaluate_folder(run, split=split, progress=reporter)
-    _print_json({"evaluation": evaluation}) if as_json else _show(evaluation)
+    printing.print_json({"evaluation": evaluation}) if as_json else printing.show(evaluation)
 
 
 @app.command()
@@ -261,9 +277,9 @@ def decide(
     """Fit thresholds and probabilities of a finished run anew, for another goal; nothing is trained."""
     from textlora import redeciding
 
-    with _reporter() as reporter:
+    with printing.reporter() as reporter:
         done = redeciding.decide(run, goal=goal, positive=positive, error_rate=abstain, progress=reporter)
-    _print_json({"decided": done}) if as_json else terminal.show_decided(done, terminal.stdout())
+    printing.print_json({"decided": done}) if as_json else terminal.show_decided(done, terminal.stdout())
 
 
 @app.command()
@@ -282,7 +298,7 @@ def compare(
 
     found = api.compare(*runs)
     if as_json:
-        _print_json({"comparison": found})
+        printing.print_json({"comparison": found})
     else:
         show_comparison(found, terminal.stdout())
 
@@ -293,7 +309,7 @@ def report(run: RunFolder, as_json: Json = False) -> None:
     from textlora import api
 
     page = api.report_folder(run)
-    _print_json({"report": page}) if as_json else _show(page)
+    printing.print_json({"report": page}) if as_json else printing.show(page)
 
 
 @app.command()
@@ -303,29 +319,42 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="[TEXT]...",
-            help="Texts, or one FILE with --out; else one text a line from standard input.",
+            help="Texts, or FILES, folders and globs with --out; else one text a line from standard input.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Score FILE into this file (.csv .tsv .jsonl .parquet).")
+        str | None,
+        typer.Option(
+            "--out", help="Score FILES into this file (.csv .tsv .jsonl .parquet), or a file each into FOLDER/."
+        ),
     ] = None,
-    text: Annotated[str | None, typer.Option("--text", help="Text column of FILE; found when not given.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Text column of FILES; found when not given.")] = None,
     encoding: Annotated[
-        str | None, typer.Option("--encoding", help="Encoding of FILE, when neither UTF-8 nor UTF-16.")
+        str | None, typer.Option("--encoding", help="Encoding of FILES, when neither UTF-8 nor UTF-16.")
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show which words carried each decision, found by leaving them out.")
     ] = False,
     as_json: Json = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="What scores FILES: local, or ray (Ray Data, on its cluster).")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes with a classifier each, with --engine ray; 2 by default.")
+    ] = None,
 ) -> None:
-    """Classify texts, standard input, or a file."""
+    """Classify texts, standard input, or files; a repeated call goes on where the last one stopped."""
     from textlora.classifier import Classifier
 
     if out is not None:
         if explain:
             raise UsageError("--explain is for texts, not for a file with --out.", hint="Give single texts to explain.")
-        _predict_file(run, texts or [], out, text, encoding, as_json)
+        options = scoring_command.Options(text, encoding, engine, workers)
+        done, length = scoring_command.predict_files(run, texts or [], out, options)
+        printing.print_json({"scored": done}) if as_json else scoring_command.show_scored(
+            done, length, terminal.stdout()
+        )
         return
     found = _texts(texts)
     classifier = Classifier.from_pretrained(run)
@@ -333,7 +362,7 @@ def predict(
     several = classifier.bundle.task == "multi_label"
     explanations = classifier.explain(found) if explain else []
     if as_json:
-        _print_json({"predictions": predictions, **({"explanations": explanations} if explain else {})})
+        printing.print_json({"predictions": predictions, **({"explanations": explanations} if explain else {})})
     elif explain:
         terminal.show_explanations(predictions, explanations, terminal.stdout(), several=several)
     else:
@@ -352,56 +381,6 @@ def _texts(texts: list[str] | None) -> list[str]:
     return texts
 
 
-def _predict_file(
-    run: Path, texts: list[str], out: Path, text: str | None, encoding: str | None, as_json: bool
-) -> None:
-    from textlora.classifier import Classifier
-    from textlora.scoring import score_file
-
-    if len(texts) != 1:
-        raise UsageError(
-            f"--out scores one file, and {len(texts)} were named.",
-            hint="For instance: textlora predict runs/reviews new.csv --out scored.csv",
-        )
-    source = Path(texts[0])
-    classifier = Classifier.from_pretrained(run)
-    with _reporter() as reporter:
-        scored = score_file(
-            classifier, source, out, text=text, encoding=encoding,
-            progress=lambda done, total: reporter("predict", done, total),
-        )  # fmt: skip
-    if as_json:
-        _print_json({"scored": scored})
-        return
-    console = terminal.stdout()
-    console.print(f"{scored.scored:,} rows scored (column {scored.text_column!r}) -> {scored.out}")
-    if scored.truncated:
-        console.print(f"{scored.truncated:,} texts were longer than {classifier.whole_length:,} tokens and cut.")
-    if scored.not_sure is not None:
-        console.print(f"{scored.not_sure:,} of them it is not sure of (column 'not_sure').")
-    if scored.without_text:
-        console.print(f"{scored.without_text:,} rows without a text have an empty prediction.")
-    if scored.quarantined:
-        console.print(f"{scored.quarantined:,} broken lines are in {scored.quarantine}.")
-
-
-@app.command()
-def export(
-    run: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="Format: hf, a merged Hugging Face folder.")] = "hf",
-    out: Annotated[Path | None, typer.Option("--out", help="Target folder; RUN/export/FORMAT when not given.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write the classifier for other tools."""
-    from textlora import api
-
-    exported = api.export(run, to=to, out=out)
-    if as_json:
-        _print_json({"export": exported})
-    else:
-        terminal.show_export(exported.folder, exported.difference, exported.drift, terminal.stdout())
-
-
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what it can do, what is missing, what to do about it."""
@@ -409,7 +388,7 @@ def doctor(as_json: Json = False) -> None:
 
     examination = examine()
     if as_json:
-        _print_json({"examination": examination})
+        printing.print_json({"examination": examination})
     else:
         terminal.show_examination(examination, terminal.stdout())
     if not examination.usable:
@@ -429,54 +408,13 @@ def clean(
         prefix.clean()
     size = sum(size for _, size in found)
     if as_json:
-        _print_json({"deleted": [] if dry_run else [str(path) for path, _ in found], "bytes": size})
+        printing.print_json({"deleted": [] if dry_run else [str(path) for path, _ in found], "bytes": size})
         return
     console = terminal.stdout()
     for path, held in found:
         console.print(f"{held / 1e9:8.2f} GB  {path}", highlight=False)
     done = "would be freed" if dry_run else "freed"
     console.print(f"{size / 1e9:.2f} GB in {len(found)} caches of frozen layers {done}.", highlight=False)
-
-
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|MB|G|M)", re.IGNORECASE)
-DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", re.IGNORECASE)
-
-
-def _gigabytes(text: str) -> float | None:
-    match = SIZE.fullmatch(text.strip())
-    return float(match[1]) / (1000 if match[2].upper().startswith("M") else 1) if match else None
-
-
-def _minutes(text: str) -> float | None:
-    match = DURATION.fullmatch(text.strip().replace(" ", ""))
-    if not match or not any(match.groups()):
-        return None
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return 60 * hours + minutes + seconds / 60
-
-
-# option: setting, how it is read, what is expected
-LIMITS: dict[str, tuple[str, Callable[[str], float | None], str]] = {
-    "--memory-limit": ("limits.memory_gb", _gigabytes, "a size such as 4GB or 500MB"),
-    "--time-limit": ("limits.minutes", _minutes, "a time such as 20m or 1h30m"),
-    "--disk-limit": ("limits.disk_gb", _gigabytes, "a size such as 4GB or 500MB"),
-}
-
-
-def _limits(*texts: str | None) -> dict[str, float]:
-    """Return the limits, in the order of ``LIMITS``, as settings; all wrong ones in one error."""
-    found: dict[str, float] = {}
-    wrong = []
-    for (option, (name, read, expected)), text in zip(LIMITS.items(), texts, strict=True):
-        if text is None:
-            continue
-        if value := read(text):
-            found[name] = value
-        else:
-            wrong.append(f"{option} is {text!r}, expected {expected}")
-    if wrong:
-        raise UsageError("Cannot read the limits:", problems=wrong)
-    return found
 
 
 def _plan_options(
@@ -493,50 +431,8 @@ def _plan_options(
     return api.PlanOptions(base_model, recipe, flat, plan_file)
 
 
-def _reporter() -> Any:
-    return terminal.Reporter(terminal.stderr()).live()
-
-
-def _command() -> str:
-    return shlex.join(["textlora", *sys.argv[1:]])
-
-
-def _show(result: Any) -> None:
-    from textlora import planning
-    from textlora.types import Dataset, Evaluation, Plan, Run
-
-    console = terminal.stdout()
-    if isinstance(result, Dataset):
-        terminal.show_dataset(result, console)
-    elif isinstance(result, Plan):
-        terminal.show_plan(result, planning.describe_plan(result), console)
-    elif isinstance(result, repeated.Seeds):
-        terminal_several.show_seeds(result, console)
-    elif isinstance(result, repeated.Folds):
-        terminal_several.show_folds(result, console)
-    elif isinstance(result, Run):
-        terminal.show_run(result, console)
-    elif isinstance(result, Evaluation):
-        terminal.show_evaluation(result, console)
-    else:
-        terminal.show_report(result, console)
-
-
-def _print_json(results: dict[str, Any]) -> None:
-    document = {name: _plain(value) for name, value in results.items()}
-    typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    from textlora.types import Dataset
-
-    if isinstance(value, Dataset):  # the rows are in the folder
-        return {"folder": str(value.folder), **_plain(value.info)}
-    return TypeAdapter(type(value)).dump_python(value, mode="json")
-
-
-tune_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json, command=_command, show=_show)
-adapt_command.register(app, minutes=_minutes, reporter=_reporter, print_json=_print_json)
+for verb in (tune_command, adapt_command, audit_command, export_command, push_command, serve_command):
+    verb.register(app)
 
 
 def run() -> int:
@@ -593,7 +489,7 @@ def _bug(error: Exception) -> int:
     if os.environ.get("TEXTLORA_DEBUG"):
         raise error
     with tempfile.NamedTemporaryFile("w", prefix="textlora-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write(f"textlora {__version__}\n{_command()}\n\n")
+        log.write(f"textlora {__version__}\n{printing.command_line()}\n\n")
         traceback.print_exception(error, file=log)
     first = (str(error).splitlines() or [""])[0]
     _fail(

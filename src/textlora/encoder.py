@@ -119,6 +119,19 @@ def build_model(spec: EncoderSpec, lora: LoraSettings, *, seed: int) -> PeftMode
     return _ready(get_peft_model(model, config))
 
 
+def load_frozen(spec: EncoderSpec) -> Any:
+    """Load a pretrained encoder as it is, to read its hidden states; the head is fresh and serves nothing.
+
+    Raises:
+        ResourceError: the weights cannot be read.
+    """
+    model, fresh = load_classifier(spec)
+    _freeze(model, fresh, spec)
+    if packed.supports(model.config):
+        packed.install(model, kernel=spec.attention)
+    return model.eval()
+
+
 def _freeze(model: nn.Module, fresh: Sequence[str], spec: EncoderSpec) -> None:
     """Bring all but the fresh modules into the form that they are kept and computed in."""
     if spec.bits:
@@ -178,6 +191,13 @@ def load_classifier(spec: EncoderSpec) -> tuple[Any, tuple[str, ...]]:
     Raises:
         ResourceError: the weights cannot be read.
     """
+    model, report = _loaded(spec)
+    mismatched = [key[0] for key in report["mismatched_keys"]]
+    return model, fresh_modules(model, [*report["missing_keys"], *mismatched])
+
+
+def _loaded(spec: EncoderSpec) -> tuple[Any, dict[str, Any]]:
+    """Return the model, and which of its weights the folder lacks."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     names = spec.label_names
@@ -205,8 +225,7 @@ def load_classifier(spec: EncoderSpec) -> tuple[Any, tuple[str, ...]]:
             )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ResourceError(f"Cannot read the weights in {spec.folder}: {str(error).splitlines()[0]}") from error
-    mismatched = [key[0] for key in report["mismatched_keys"]]
-    return model, fresh_modules(model, [*report["missing_keys"], *mismatched])
+    return model, report
 
 
 def still_trunk(config: Any) -> None:
@@ -426,6 +445,23 @@ def write_errors(folder: Path) -> Iterator[None]:
         full = shutil.disk_usage(folder).free < NEARLY_FULL
         number = int(numbered[1]) if numbered else errno.ENOSPC if full else errno.EIO
         raise OSError(number, os.strerror(number), str(folder)) from error
+
+
+def load_merged(spec: EncoderSpec) -> Any:
+    """Load a merged Hugging Face folder to predict with, in fp32; texts end to end where the engine can.
+
+    Raises:
+        ResourceError: the weights cannot be read, or are not those of a whole classifier.
+    """
+    model, report = _loaded(spec)
+    if lacking := [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]:
+        raise ResourceError(
+            f"The weights in {spec.folder} are not those of the classifier: {sorted(lacking)[0]} is missing or of another shape.",
+            hint=RESTORE,
+        )
+    if packed.supports(model.config):
+        packed.install(model, kernel=model.config._attn_implementation)
+    return model
 
 
 def merged_model(spec: EncoderSpec, adapter: Path) -> Any:

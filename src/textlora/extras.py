@@ -39,4 +39,16 @@ class Extra:
 
 
 QLORA = Extra("bitsandbytes", (0, 50), "qlora")
+AUDIT = Extra("cleanlab", (2, 9), "audit")
 OPTUNA = Extra("optuna", (5, 0), "tune")
+# What the server needs; one extra brings all.
+SERVE = (
+    Extra("fastapi", (0, 130), "serve"),
+    Extra("starlette", (1, 10), "serve"),
+    Extra("uvicorn", (0, 40), "serve"),
+    Extra("prometheus_client", (0, 22), "serve"),
+)
+RAY = Extra("ray", (2, 60), "ray")
+ONNX_RUNTIME = Extra("onnxruntime", (1, 30), "onnx")
+ONNX = Extra("onnx", (1, 23), "onnx")
+ONNX_SCRIPT = Extra("onnxscript", (0, 7), "onnx")

@@ -77,7 +77,8 @@ def decide(
         UsageError: a goal, label or rate that cannot be, or cannot be reached on the validation rows; no such run.
         ResourceError: the folder cannot be written.
     """
-    from textlora.classifier import Classifier, find_bundle
+    from textlora.bundles import find_bundle
+    from textlora.classifier import Classifier
     from textlora.training import load_run
 
     folder = run.folder if isinstance(run, Run) else Path(run)
@@ -163,7 +164,7 @@ def _check(settings: Settings, bundle: Bundle, dataset: Dataset) -> None:
 
 def _replace(folder: Path, path: Path, classifier: Classifier, nouns: _Nouns, tell: Progress) -> Decided:
     """Write bundle, evaluation and report, the first of them when the last but one is made."""
-    from textlora.classifier import BUNDLE
+    from textlora.bundles import BUNDLE
 
     bundle, measured, page = classifier.bundle, None, None
     with tempfile.TemporaryDirectory(prefix=".decide-", dir=storage.make_folder(folder)) as scratch:

@@ -37,6 +37,7 @@ REPORT_HTML = "report.html"
 REPORT_MARKDOWN = "report.md"
 MODEL_CARD = "model_card.md"
 EXPORT = "export"
+EXPORTS = "exports.json"
 SEEDS = "seeds.json"
 # Folder with a training for each seed.
 SEED_RUNS = "seeds"

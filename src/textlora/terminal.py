@@ -33,7 +33,6 @@ from textlora.errors import TextloraWarning
 from textlora.slices import title
 from textlora.types import (
     Dataset,
-    Drift,
     Estimate,
     Evaluation,
     Explanation,
@@ -215,13 +214,6 @@ def warning_printer(other: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
-def show_export(folder: Path, difference: float, drift: Drift | None, console: Console) -> None:
-    """Print where an export is, how exact it is, and what merging changed."""
-    console.print(f"{folder} (logits differ from the adapter's by {difference:.1g})")
-    if drift:
-        console.print(f"Trained over quantized weights, merged into the full-precision ones: {drift}.")
-
-
 def show_dataset(dataset: Dataset, console: Console) -> None:
     """Print the row accounting, the splits and the findings."""
     info = dataset.info
@@ -229,8 +221,8 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
     head = f"{counts.read:,} rows read = {counts.kept:,} kept + {counts.quarantined_total:,} set aside"
     if counts.unsampled:
         head += f" + {counts.unsampled:,} not sampled"
-    _heading(console, "Data", f"{info.source}: {head}")
-    table = _table("split", *(f"{name}" for name in info.label_names), "rows")
+    heading(console, "Data", f"{info.source}: {head}")
+    table = plain_table("split", *(f"{name}" for name in info.label_names), "rows")
     for name, per_class in info.split_counts.items():
         table.add_row(name, *(f"{count:,}" for count in per_class), f"{info.rows_in(name):,}")
     console.print(table)
@@ -242,8 +234,8 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
 
 def show_plan(plan: Plan, rows: Sequence[tuple[str, str, str]], console: Console) -> None:
     """Print every setting with its reason, and the estimate."""
-    _heading(console, "Plan", f"recipe {plan.recipe}, {_machine(plan.machine)}")
-    table = _table("setting", "value", "reason")
+    heading(console, "Plan", f"recipe {plan.recipe}, {_machine(plan.machine)}")
+    table = plain_table("setting", "value", "reason")
     for name, value, reason in rows:
         table.add_row(Text(name), Text(str(value)), Text(reason))
     console.print(table)
@@ -276,7 +268,7 @@ def _show_terms(plan: Plan, console: Console) -> None:
         ("disk", "GB"): [(name, f"{value:.3f}") for name, value in estimate.disk_by_term.items()],
     }
     columns = {head: cells for head, cells in columns.items() if cells}
-    table = _table(*itertools.chain.from_iterable(columns))
+    table = plain_table(*itertools.chain.from_iterable(columns))
     for row in itertools.zip_longest(*columns.values(), fillvalue=("", "")):
         table.add_row(*(Text(cell) for pair in row for cell in pair))
     console.print(table)
@@ -294,7 +286,7 @@ def _gpu_terms(plan: Plan) -> list[tuple[str, str]]:
 def _show_alternatives(plan: Plan, console: Console) -> None:
     """Print what else could be trained on the same data, side by side."""
     memory = "GPU memory" if plan.estimate.gpu_memory_gb else "memory"
-    table = _table("alternative", "trained", "weights", memory, "time", "disk", "choose it with")
+    table = plain_table("alternative", "trained", "weights", memory, "time", "disk", "choose it with")
     for other in plan.alternatives:
         found = other.estimate
         table.add_row(
@@ -311,7 +303,7 @@ def _machine(machine: Machine) -> str:
 
 def show_run(run: Run, console: Console) -> None:
     """Print what training took and came to."""
-    _heading(
+    heading(
         console,
         "Training",
         f"{run.architecture} on {run.base_model}{f' in {run.bits} bits' if run.bits else ''}, LoRA on {100 * run.trainable_share:.1f} % of the parameters",
@@ -340,7 +332,7 @@ def show_decided(decided: Decided, console: Console) -> None:
     """Print what was fitted on the validation rows, and what it comes to."""
     from textlora.deciding import telling
 
-    _heading(console, "Decision", str(decided.folder))
+    heading(console, "Decision", str(decided.folder))
     console.print(Text(f"  {telling.calibration_told(decided.calibration)}"))
     if decided.decision:
         console.print(Text(f"  {telling.decision_told(decided.decision)}"))
@@ -352,7 +344,7 @@ def show_decided(decided: Decided, console: Console) -> None:
     if decided.evaluation:
         show_evaluation(decided.evaluation, console)
     if decided.report:
-        _heading(console, "Report", str(decided.report))
+        heading(console, "Report", str(decided.report))
 
 
 def _peaks(host: float, gpu: float) -> str:
@@ -389,16 +381,18 @@ MULTI_LABEL_NAMES = {
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores with intervals, and the baselines beside them."""
     drawn = f" in {evaluation.groups:,} groups" if evaluation.groups > 1 else ""
-    _heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows{drawn}, 95 % intervals")
+    heading(console, "Evaluation", f"{evaluation.split} split, {evaluation.rows:,} rows{drawn}, 95 % intervals")
     leak = evaluation.leakage
     columns = [(baseline.name, baseline.metrics) for baseline in evaluation.baselines]
     if leak:
         columns.insert(0, ("without leaked rows", leak.others))
-    table = _table("", "this model", *(name for name, _ in columns))
+    table = plain_table("", "this model", *(name for name, _ in columns))
     names = MULTI_LABEL_NAMES if evaluation.task == "multi_label" else METRIC_NAMES
     for name, shown in names.items():
         if name in evaluation.metrics:
-            table.add_row(shown, _figure(evaluation.metrics[name]), *(_figure(found.get(name)) for _, found in columns))
+            table.add_row(
+                shown, figure_text(evaluation.metrics[name]), *(figure_text(found.get(name)) for _, found in columns)
+            )
     console.print(table)
     if leak:
         console.print(
@@ -415,13 +409,14 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(Text(shown))
 
 
-def _figure(interval: Interval | None) -> str:
+def figure_text(interval: Interval | None) -> str:
+    """Return a figure with its interval, a dash where there is none."""
     return "–" if interval is None else f"{interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def show_report(page: Path, console: Console) -> None:
     """Print where the report is and what to do next."""
-    _heading(console, "Report", str(page))
+    heading(console, "Report", str(page))
     console.print(Text(f'  Try it: textlora predict {page.parent} "A quiet, moving film."'))
 
 
@@ -521,16 +516,16 @@ MARKS = {"ok": ("ok", "green"), "advice": ("!", "bold yellow"), "broken": ("✗"
 def show_examination(examination: Examination, console: Console) -> None:
     """Print what was found, what to do about it, and what is best here."""
     facts = examination.facts
-    _heading(console, f"textlora {facts.version}", f"Python {facts.python}, {facts.machine.platform}")
+    heading(console, f"textlora {facts.version}", f"Python {facts.python}, {facts.machine.platform}")
     for item in examination.items:
         mark, style = MARKS[item.status]
         console.print(Text.assemble((f"{mark:<3}", style), f"{item.topic:<15}", _wrapped(item.found, 18)))
         if item.advice:
             console.print(Text(" " * 18).append(_wrapped(f"-> {item.advice}", 18), style="bold"))
     if not examination.usable:
-        _heading(console, "Not usable", "until what is marked with ✗ is mended.")
+        heading(console, "Not usable", "until what is marked with ✗ is mended.")
         return
-    _heading(
+    heading(
         console,
         "Best here",
         ", ".join(f"{choice.setting.partition('.')[2]} {choice.value}" for choice in examination.best),
@@ -547,19 +542,21 @@ def _wrapped(text: str, indent: int) -> str:
 
 def show_settings(rows: Sequence[tuple[str, str, str]], console: Console) -> None:
     """Print all settings with defaults and meaning."""
-    table = _table("setting", "default", "meaning")
+    table = plain_table("setting", "default", "meaning")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
 
 
-def _heading(console: Console, title: str, rest: str) -> None:
+def heading(console: Console, title: str, rest: str) -> None:
+    """Print a section's title with what it is about."""
     text = Text(f"\n{title}  ", style="bold")
     text.append(rest, style="default not bold")
     console.print(text)
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """Return an empty table without lines; its first column does not wrap."""
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="left", overflow="fold", no_wrap=number == 0)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from textlora.repeated import Ahead, Folds, Seeds
-from textlora.terminal import METRIC_NAMES, MULTI_LABEL_NAMES, _figure, _heading, _table, duration
+from textlora.terminal import METRIC_NAMES, MULTI_LABEL_NAMES, duration, figure_text, heading, plain_table
 
 
 def show_ahead(ahead: Ahead, console: Console) -> None:
@@ -16,15 +16,17 @@ def show_ahead(ahead: Ahead, console: Console) -> None:
 
 def show_seeds(seeds: Seeds, console: Console) -> None:
     """Print each seed's scores, their mean and spread, and which one is kept."""
-    _heading(
+    heading(
         console, "Seeds", f"{len(seeds.runs)} trainings on the same splits, {seeds.split} split, {seeds.rows:,} rows"
     )
     names = MULTI_LABEL_NAMES if seeds.task == "multi_label" else METRIC_NAMES
-    table = _table("seed", f"validation {seeds.best_metric.replace('_', ' ')}", *(names[name] for name in seeds.shown))
+    table = plain_table(
+        "seed", f"validation {seeds.best_metric.replace('_', ' ')}", *(names[name] for name in seeds.shown)
+    )
     for run in seeds.runs:
         label = f"{run.seed}{'  kept' if run.seed == seeds.kept else ''}"
         table.add_row(label, f"{run.validation:.4f}", *(f"{run.metrics[name]:.4f}" for name in seeds.shown))
-    table.add_row("mean", "", *(_figure(seeds.intervals[name]) for name in seeds.shown))
+    table.add_row("mean", "", *(figure_text(seeds.intervals[name]) for name in seeds.shown))
     table.add_row("std. deviation", "", *(f"{seeds.metrics[name].deviation:.4f}" for name in seeds.shown))
     console.print(table)
     for line in _meaning(seeds):
@@ -42,13 +44,13 @@ def _meaning(seeds: Seeds) -> list[str]:
 
 def show_folds(folds: Folds, console: Console) -> None:
     """Print the scores of each fold, their mean and deviation, and those of all rows together."""
-    _heading(
+    heading(
         console,
         "Folds",
         f"{folds.rows:,} training and validation rows, each scored by a classifier that has not seen it; the test split took no part",
     )
     names = MULTI_LABEL_NAMES if folds.task == "multi_label" else METRIC_NAMES
-    table = _table(
+    table = plain_table(
         "fold", "rows", f"validation {folds.best_metric.replace('_', ' ')}", *(names[name] for name in folds.shown)
     )
     for run in folds.runs:
@@ -57,7 +59,7 @@ def show_folds(folds: Folds, console: Console) -> None:
     spreads = [folds.metrics[name] for name in folds.shown]
     table.add_row("mean", "", "", *(f"{one.mean:.4f}" for one in spreads))
     table.add_row("std. deviation", "", "", *(f"{one.deviation:.4f}" for one in spreads))
-    table.add_row("all rows", f"{folds.rows:,}", "", *(_figure(folds.pooled.get(name)) for name in folds.shown))
+    table.add_row("all rows", f"{folds.rows:,}", "", *(figure_text(folds.pooled.get(name)) for name in folds.shown))
     console.print(table)
     for line in (*folds.notes, *_meaning_of_folds(folds)):
         console.print(Text(f"  {line}"))

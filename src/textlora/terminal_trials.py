@@ -9,19 +9,19 @@ from rich.console import Console
 from rich.text import Text
 
 from textlora import settings
-from textlora.terminal import _heading, _table, duration
+from textlora.terminal import duration, heading, plain_table
 from textlora.trials import Trials
 
 
 def show_trials(trials: Trials, page: Path, data: Path, console: Console) -> None:
     """Print every trial, what mattered, the verdict, and what to do next."""
     count = len(trials.trials)
-    _heading(
+    heading(
         console,
         "Trials",
         f"{count} in {duration(trials.seconds)}, {trials.rows:,} validation rows; the test split took no part",
     )
-    table = _table("trial", trials.metric_name, *trials.space, "time", "")
+    table = plain_table("trial", trials.metric_name, *trials.space, "time", "")
     for trial in trials.trials:
         value = "–" if trial.value is None else f"{trial.value:.4f}"
         shown = (settings.show(name, trial.settings.get(name)) for name in trials.space)

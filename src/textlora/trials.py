@@ -48,7 +48,7 @@ class Verdict:
     """Whether the best trial is better than the default beyond the noise of the validation rows.
 
     Both were scored on the same rows. What counts are the rows on which one is right and the other wrong: a
-    sign test, McNemar's exact one. The best of many trials is the luckiest of them as well, so the chance is
+    sign test, McNemar's exact one, in which rows that resemble each other change sides together. The best of many trials is the luckiest of them as well, so the chance is
     multiplied by the number of trials that it was chosen from (Bonferroni).
 
     Attributes:
@@ -89,7 +89,7 @@ class Trials:
         minutes: limit of time that was asked for, or None.
         ended: why it ended before all trials; empty if it did not.
         importance: share of each setting in the differences between trials, where there are enough.
-        verdict: None while the search is under way, or where the default is the best trial.
+        verdict: None while the search is under way, or where no trial has a better score than the default.
         dataset_fingerprint: the data.
     """
 
@@ -120,6 +120,11 @@ class Trials:
     def best(self) -> Trial | None:
         """The best trial; of equals the one with the smaller loss, then the first."""
         return max(self.complete, key=self._rank, default=None)
+
+    @property
+    def default(self) -> Trial | None:
+        """The trial with the default settings, if it has ended."""
+        return next((trial for trial in self.complete if trial.number == DEFAULT), None)
 
     def _rank(self, trial: Trial) -> tuple[float, float]:
         return self.sign * (trial.value or 0.0), -(trial.loss or 0.0)
@@ -157,7 +162,7 @@ class Trials:
     @property
     def told(self) -> str:
         """The verdict in words."""
-        best, default = self.best, next((trial for trial in self.complete if trial.number == DEFAULT), None)
+        best, default = self.best, self.default
         if best is None or default is None:
             return "No trial has ended yet."
         if self.verdict is None:
@@ -178,7 +183,7 @@ class Trials:
         verdict = self.verdict
         if verdict is None:
             return ""
-        chance = f"p = {verdict.p_value:.2g} by a paired sign test, corrected for {verdict.comparisons} trials"
+        chance = f"p = {verdict.p_value:.2g} by a paired test, corrected for {verdict.comparisons} trials"
         if verdict.better:
             return f"That is better than chance ({chance}): trial {verdict.best} is recommended. Its own score is the largest of many and flatters it."
         return (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from textlora import settings, terminal, terminal_several, terminal_trials
+from textlora import amounts, printing, settings, terminal, terminal_several, terminal_trials
 from textlora.errors import UsageError
 from textlora.options import (
     BaseModel,
@@ -48,25 +47,8 @@ Limit = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results; runs/NAME-tune when not given.")]
 
 
-def register(
-    app: typer.Typer,
-    *,
-    minutes: Callable[[str], float | None],
-    reporter: Callable[[], Any],
-    print_json: Callable[[dict[str, Any]], None],
-    command: Callable[[], str],
-    show: Callable[[Any], None],
-) -> None:
-    """Add the verb to the command line.
-
-    Args:
-        app: the command line.
-        minutes: reads ``1h30m``; None for anything else.
-        reporter: opens a ``terminal.Reporter``.
-        print_json: prints nouns by name.
-        command: returns the command line as it was typed.
-        show: prints a data set.
-    """
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
 
     @app.command()
     def tune(  # noqa: PLR0913, PLR0917 - the options
@@ -94,12 +76,12 @@ def register(
         """Search for better settings on training and validation rows; say whether the best is more than luck."""
         from textlora import api, api_tune
 
-        limit = _limit(time_limit, minutes)
+        limit = _limit(time_limit)
         chosen = settings.parse_assignments(set_ or []) | data_settings(sample, group, time, label_separator)
         options = api.PlanOptions(base_model, recipe, chosen, plan)
         source = api.DataOptions(text, label, label_list(labels), test, validation, encoding)
         results: dict[str, Any] = {}
-        with reporter() as told:
+        with printing.reporter() as told:
 
             def expect(ahead: Ahead) -> None:
                 told.expect_seconds(ahead.stage, ahead.seconds)
@@ -108,20 +90,20 @@ def register(
 
             stages = api_tune.tune_stages(
                 data, out, source, options, trials=trials, minutes=limit, overwrite=overwrite, progress=told,
-                command=command(), expect=expect,
+                command=printing.command_line(), expect=expect,
             )  # fmt: skip
             for result in stages:
                 results["report" if isinstance(result, Path) else type(result).__name__.lower()] = result
                 if not as_json and not isinstance(result, Trials | Path):
-                    show(result)
+                    printing.show(result)
         if as_json:
-            print_json(results)
+            printing.print_json(results)
         else:
             terminal_trials.show_trials(results["trials"], results["report"], data, terminal.stdout())
 
 
-def _limit(text: str | None, minutes: Callable[[str], float | None]) -> float | None:
-    found = minutes(text) if text is not None else None
+def _limit(text: str | None) -> float | None:
+    found = amounts.minutes(text) if text is not None else None
     if text is not None and not found:
         raise UsageError(f"--time-limit is {text!r}, expected a time such as 20m or 1h30m.")
     return found

@@ -69,7 +69,7 @@ def adapt(  # noqa: PLR0913 - where from, where to, and switches with defaults
     """
     from textlora import allocation
     from textlora.adaptation import folders, preparing, running
-    from textlora.classifier import base_fingerprint
+    from textlora.bundles import base_fingerprint
 
     began = time.monotonic()
     allocation.keep_freed_memory()

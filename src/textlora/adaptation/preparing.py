@@ -19,7 +19,7 @@ from textlora.adaptation.nouns import AdaptationPlan
 from textlora.adaptation.settings import AdaptationSettings, build, flatten
 from textlora.adaptation.sources import Source
 from textlora.adaptation.steps import Passes
-from textlora.classifier import base_fingerprint
+from textlora.bundles import base_fingerprint
 from textlora.errors import ResourceError, UsageError
 from textlora.models import BaseInfo
 from textlora.settings import ModelSettings

@@ -13,11 +13,10 @@ from typing import Any
 
 from textlora import checks, preparation, storage
 from textlora.errors import DataError, TextloraError
-from textlora.readers import BadRow, Table, find_text_column, is_plain, open_lines, open_table, read_frame
+from textlora.readers import BadRow, Table, data_files, find_text_column, kind_of, open_lines, open_table, read_frame
 from textlora.types import Dataset
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
-COMPRESSIONS = (".gz", ".xz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +89,20 @@ def _expanded(given: Sequence[Any]) -> Iterator[tuple[Any, str]]:
         if path is None:
             yield item, ""
         else:
-            folder = str(path) if path.is_dir() and not (path / storage.DATASET).exists() else ""
-            yield from ((file, folder) for file in _files(path, named=True))
+            folder = str(path) if path.is_dir() and not _is_run(path) else ""
+            yield from ((file, folder) for file in _files(path))
 
 
-def _files(path: Path, *, named: bool = False) -> Iterator[Path]:
+def _files(path: Path) -> Iterator[Path]:
     """Yield a file, a run folder, or the data files below a folder; hidden ones are left out."""
-    if not path.is_dir():
-        if named or _is_data(path):
-            yield path
-    elif (path / storage.DATASET).exists():
-        yield path
+    if path.is_dir() and not _is_run(path):
+        yield from data_files(path, SUFFIXES, unit=_is_run)
     else:
-        for child in sorted(path.iterdir()):
-            if not child.name.startswith(".") and not (child.is_symlink() and child.is_dir()):
-                yield from _files(child)
+        yield path
 
 
-def _is_data(path: Path) -> bool:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSIONS]
-    return suffixes[-1:] != [] and suffixes[-1] in SUFFIXES
+def _is_run(folder: Path) -> bool:
+    return (folder / storage.DATASET).exists()
 
 
 def _open(item: Any, text: str | None, encoding: str | None) -> Source:
@@ -119,7 +112,7 @@ def _open(item: Any, text: str | None, encoding: str | None) -> Source:
         return _from_table(read_frame(item), text, None)
     if item.is_dir():
         return _training_split(preparation.load_dataset(item))
-    plain = text is None and is_plain(item)
+    plain = text is None and kind_of(item) == ".txt"
     table = open_lines(item, encoding=encoding) if plain else open_table(item, encoding=encoding)
     state = item.stat()
     return _from_table(table, text, f"{item.resolve()} {state.st_size} {state.st_mtime_ns}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +92,14 @@ class PackedForward:
         for block in self._blocks[:blocks]:
             x = block(x, layout, kernel=self.kernel)
         return x
+
+    def states(self, input_ids: torch.Tensor, layout: Layout) -> Iterator[torch.Tensor]:
+        """Yield what the embeddings give, and then what each block gives, (N, H)."""
+        x = self.hidden(input_ids, layout, blocks=0)
+        yield x
+        for block in self._blocks:
+            x = block(x, layout, kernel=self.kernel)
+            yield x
 
     def last_rows(self, input_ids: torch.Tensor, lengths: Sequence[int], rows: torch.Tensor) -> torch.Tensor:
         """Return the last block's output (M, H) for the tokens at the places ``rows`` (M,) alone."""

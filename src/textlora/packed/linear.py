@@ -131,10 +131,19 @@ class Dropout:
 def _fuse(weights: Sequence[nn.Parameter]) -> torch.Tensor:
     # A prediction may come first; what is made in inference mode could not be trained over later.
     with torch.inference_mode(mode=False):
+        if _adjacent(weights):  # laid together by another classifier over the same base
+            return weights[0].detach().as_strided((sum(map(len, weights)), *weights[0].shape[1:]), weights[0].stride())
         fused = torch.cat([weight.detach() for weight in weights])
     for weight, part in zip(weights, fused.split([len(weight) for weight in weights]), strict=True):
         weight.data = part
     return fused
+
+
+def _adjacent(weights: Sequence[torch.Tensor]) -> bool:
+    """Return whether the weights lie one behind the other in one block of memory."""
+    places = [(each.untyped_storage().data_ptr(), each.storage_offset()) for each in weights]
+    ends = [(block, start + each.numel()) for (block, start), each in zip(places, weights, strict=True)]
+    return all(each.is_contiguous() for each in weights) and places[1:] == ends[:-1]
 
 
 def _plus(y: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:

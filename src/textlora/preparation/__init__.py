@@ -1,37 +1,31 @@
 """``prepare``: rows become a ``Dataset`` of three splits, and every row is accounted for.
 
-    reading: rows, sample -> cleaning: texts, labels -> repeats -> separating: likeness, units, splitting
-        -> describing -> measuring -> writing
+    gathering: reading: rows, sample -> cleaning: texts, labels
+        -> repeats -> separating: likeness, units, splitting -> describing -> measuring -> writing
 
 The texts are read once and go through the disk (``spilling``); what must be known of all of them at
 once is a few bytes a row (``rows``). ``stored`` reads the splits back when they are needed.
 ``request`` holds what was asked for. A row that cannot be used goes to the ``ledger`` with its line
 and a reason (``quarantine.csv``); nothing disappears unseen: rows read = left out by the sample +
-set aside + kept.
+set aside + kept. ``whole`` prepares all rows for an audit instead, in folds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from textlora import storage
 from textlora.errors import UsageError
-from textlora.preparation.cleaning import collect, name_labels
 from textlora.preparation.describing import describe
-from textlora.preparation.label_sets import name_label_sets
-from textlora.preparation.ledger import CELL_LIMIT, MAIN, Ledger, Progress
+from textlora.preparation.gathering import gathered
+from textlora.preparation.ledger import CELL_LIMIT, Progress
 from textlora.preparation.measuring import HISTOGRAM_BIN, TokenCounter, measure
-from textlora.preparation.reading import line_unit, note_columns, note_label_form, open_all, read_all
 from textlora.preparation.repeats import without_repeats
 from textlora.preparation.request import Option, Origin, is_frame, make_request, options_of
-from textlora.preparation.rows import Rows
 from textlora.preparation.separating import separate
-from textlora.preparation.spilling import Spill, check_disk
 from textlora.preparation.splitting import check_classes
-from textlora.preparation.times import Clock
 from textlora.preparation.writing import load_dataset, write_dataset
 from textlora.settings import Settings
 from textlora.types import Dataset
@@ -85,25 +79,14 @@ def prepare(  # noqa: PLR0913 - one source, the rest are switches with defaults
         ResourceError: the folder cannot be written, or its disk is too small.
     """
     request = make_request(source, text, label, labels, {"validation": validation, "test": test}, encoding, settings)
-    tables, columns, cells, attributes = open_all(request)
-    folder = storage.make_folder(Path(out))
-    check_disk(folder, request)
-    ledger = Ledger(progress or _silent, {origin: line_unit(origin, table) for origin, table in tables.items()})
-    note_columns(ledger, tables[MAIN], columns)
-    with closing(Spill(folder)) as texts, closing(Spill(folder)) as broken:
-        rows = Rows(texts, columns.label, attributes.kept, several=cells.task == "multi_label")
-        entries = read_all(tables, (columns, cells, attributes), request.settings, ledger, broken)
-        clock = Clock(attributes.time) if attributes.time else None
-        collect(entries, rows, ledger, markup=request.settings.data.clean_html, clock=clock)
-        times = clock.times(tables[MAIN].name, ledger) if clock else None
-        note_label_form(ledger, cells, rows, columns.label)
-        names = (name_label_sets if rows.several else name_labels)(rows, request, ledger)
+    with gathered(request, Path(out), progress or _silent) as found:
+        rows, names, ledger = found.rows, found.names, found.ledger
         without_repeats(rows, ledger)
         check_classes(rows, names, request, ledger)
-        separated = separate(rows, names, times, request, folder, ledger)
-        info = describe(rows, separated.parts, names, columns, request, ledger)
+        separated = separate(rows, names, found.times, request, found.folder, ledger)
+        info = describe(rows, separated.parts, names, found.columns, request, ledger)
         info = measure(info, rows, token_counter, ledger)
-        return write_dataset(folder, info, rows, separated, broken, ledger)
+        return write_dataset(found.folder, info, rows, separated, found.broken, ledger)
 
 
 def is_current(  # noqa: PLR0913 - the arguments of prepare()

@@ -101,12 +101,15 @@ def _classes(labels: Sequence[str], names: Sequence[str]) -> np.ndarray[tuple[in
     return np.array([exact.get(label, folded.get(label.casefold(), -1)) for label in labels], dtype=np.int32)
 
 
+def typo_reason(name: str) -> str:
+    """Return why a row is set aside whose label is a likely misspelling of ``name``."""
+    return f"label looks like a typo of {name!r}"
+
+
 def set_unknown_aside(rows: Rows, typos: Sequence[str | None], ledger: Ledger) -> None:
     """Set aside the rows without a class; in the main source a likely misspelling is named, ``typos`` by label."""
-    reasons = ["unknown label", *dict.fromkeys(f"label looks like a typo of {name!r}" for name in typos if name)]
-    by_label = np.array(
-        [reasons.index(f"label looks like a typo of {name!r}") + 1 if name else 1 for name in typos], np.uint16
-    )
+    reasons = ["unknown label", *dict.fromkeys(typo_reason(name) for name in typos if name)]
+    by_label = np.array([reasons.index(typo_reason(name)) + 1 if name else 1 for name in typos], np.uint16)
     unknown = (rows.reasons == 0) & (rows.classes < 0)
     marks = unknown.astype(np.uint16)
     main = rows.bounds(MAIN)

@@ -17,8 +17,8 @@ from textlora import storage
 from textlora.errors import DataError, UsageError
 from textlora.preparation.dividing import divide, labelled
 from textlora.preparation.grouped import LabelledRows
-from textlora.preparation.together import find_together
 from textlora.preparation.views import pick
+from textlora.resampling import Units
 from textlora.types import Dataset, Split
 
 USED = ("train", "validation")
@@ -77,7 +77,7 @@ def make_folds(dataset: Dataset, number: int) -> Division:
     everything = pick(splits, np.arange(sum(map(len, splits))))
     rows = labelled(everything.labels)
     _check_labels(dataset, rows, number)
-    units = _units(dataset, everything)
+    units = _units(everything)
     _check_units(dataset, units, number)
     seed, share = dataset.info.seed, len(splits[1]) / len(everything)
     parts = divide(rows, units, [1 / number] * number, seed)
@@ -102,15 +102,15 @@ def fold_dataset(dataset: Dataset, fold: Fold, *, number: int, of: int, folder: 
     return Dataset(folder, info, chosen["train"], chosen["validation"], chosen["test"])
 
 
-def _units(dataset: Dataset, everything: Split) -> NDArray[np.int32]:
-    threshold = dataset.info.options.get("data.near_duplicates", 0)
-    alike = everything.near_duplicates
-    return find_together(
-        everything.texts, everything.groups, alike, threshold if isinstance(threshold, int | float) else 0.0
-    )
+def _units(everything: Split) -> NDArray[np.int64]:
+    """Return the number of what each row (N,) must stay together with: its group, and its near-duplicates."""
+    units, rows = Units.of_split(everything), len(everything)
+    if units.numbers is not None:
+        return units.numbers.astype(np.int64)
+    return np.zeros(rows, np.int64) if units.single else np.arange(rows)
 
 
-def _fold(rows: LabelledRows, units: NDArray[np.int32], held: NDArray[np.bool_], share: float, seed: int) -> Fold:
+def _fold(rows: LabelledRows, units: NDArray[np.int64], held: NDArray[np.bool_], share: float, seed: int) -> Fold:
     """Take a validation part from the rows that are not held out."""
     rest = np.flatnonzero(~held)
     parts = divide(LabelledRows(rows.classes[rest], rows.sets), units[rest], [1 - share, share], seed)
@@ -145,7 +145,7 @@ def _check_labels(dataset: Dataset, rows: LabelledRows, number: int) -> None:
     )
 
 
-def _check_units(dataset: Dataset, units: NDArray[np.int32], number: int) -> None:
+def _check_units(dataset: Dataset, units: NDArray[np.int64], number: int) -> None:
     """Refuse what hangs together so much that nothing is left to learn from."""
     found, needed = len(np.unique(units)), max(LEAST_UNITS, number)
     if found >= needed:
@@ -191,7 +191,7 @@ def _one_sided(dataset: Dataset, rows: LabelledRows, fold: Fold, number: int) ->
 # -- what is said ----------------------------------------------------------------------------------
 
 
-def _notes(dataset: Dataset, rows: LabelledRows, units: NDArray[np.int32], folds: Sequence[Fold]) -> Iterator[str]:
+def _notes(dataset: Dataset, rows: LabelledRows, units: NDArray[np.int64], folds: Sequence[Fold]) -> Iterator[str]:
     sizes, wanted = [len(fold.held_out) for fold in folds], len(units) / len(folds)
     largest = max(Counter(units.tolist()).values())
     if largest > wanted:
@@ -201,6 +201,12 @@ def _notes(dataset: Dataset, rows: LabelledRows, units: NDArray[np.int32], folds
         )
     elif max(abs(size - wanted) for size in sizes) > max(1.0, UNEVEN * wanted):
         yield f"Units that stay whole ({_what_binds(dataset)}) make uneven folds, of {min(sizes):,} to {max(sizes):,} rows."
+    leaked = sum(dataset.validation.leaked or ())
+    if leaked:
+        yield (
+            f"{leaked:,} rows of the given validation file are near-duplicates of training rows; files are not tied to each other, so "
+            f"these may be in two folds."
+        )
     for number, fold in enumerate(folds, 1):
         absent = np.flatnonzero(_counts(dataset, rows, fold.held_out) == 0).tolist()
         if absent:

@@ -28,7 +28,7 @@ def labelled(labels: Sequence[Label]) -> LabelledRows:
     return LabelledRows(np.array(classes, np.int32), LabelSets(list(numbers)))
 
 
-def divide(rows: LabelledRows, units: NDArray[np.int32], shares: Sequence[float], seed: int) -> NDArray[np.int8]:
+def divide(rows: LabelledRows, units: NDArray[np.int64], shares: Sequence[float], seed: int) -> NDArray[np.int8]:
     """Return the part of each row (N,), as a place in ``shares``.
 
     Units of several rows are placed whole, the largest first, where they bring the parts nearest to
@@ -41,7 +41,7 @@ def divide(rows: LabelledRows, units: NDArray[np.int32], shares: Sequence[float]
         shares: (S,) wanted share of each part; they sum to 1.
         seed: of the order of the rows, and of ties.
     """
-    numbers = np.unique(units, return_inverse=True)[1].astype(np.int64)
+    numbers = np.unique(units, return_inverse=True)[1]
     totals = rows.counts(np.ones(len(units), np.bool_)).astype(np.float64)
     # Places from 1 on: 0 is training, to which units are given more freely.
     wanted = {place: share * totals for place, share in enumerate(shares, start=1)}

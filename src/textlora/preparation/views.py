@@ -60,5 +60,6 @@ def pick(splits: Sequence[Split], places: NDArray[np.intp]) -> Split:
         labels=tuple(Picked([split.labels for split in splits], places)),
         groups=chosen([split.groups for split in splits]),
         near_duplicates=chosen([split.near_duplicates for split in splits]),
+        clusters=chosen([split.clusters for split in splits]),
         slices={name: chosen([split.slices[name] for split in splits]) for name in kept},
     )

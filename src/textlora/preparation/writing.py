@@ -165,7 +165,7 @@ def _write_quarantine(path: Path, rows: Rows, names: Sequence[str], broken: Spil
             for line in heapq.merge(
                 _broken(broken, origin), _unusable(rows, origin, names), key=lambda cells: cells[0]
             ):
-                writer.writerow((*line[:3], *map(_safe_cell, line[3:])))
+                writer.writerow((*line[:3], *(checks.spreadsheet_cell(cell[:CELL_LIMIT]) for cell in line[3:])))
 
 
 Line = tuple[int, str, str, str, str, str]
@@ -197,9 +197,3 @@ def _unusable(rows: Rows, origin: Origin, names: Sequence[str]) -> Iterator[Line
 
 def _decoded(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogatepass")
-
-
-def _safe_cell(cell: str) -> str:
-    """Return a cell that every program can read and no spreadsheet takes for a formula."""
-    cell = checks.replace_surrogates(cell[:CELL_LIMIT]).replace("\0", "\u2400")
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") and cell[:1] else cell

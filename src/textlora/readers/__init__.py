@@ -7,11 +7,14 @@ order of the file, so that nothing disappears unseen. CSV and JSON lines are str
     unpacking: bytes -> decoding: lines -> delimited | json_lines: rows -> columns: text and label
 
 ``parquet`` makes rows of the bytes themselves, ``frames`` of a data frame, ``lines`` of plain text.
+``rewriting`` copies a file with some cells changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from textlora.readers.columns import (
     LABEL_NAMES,
@@ -23,10 +26,12 @@ from textlora.readers.columns import (
 )
 from textlora.readers.decoding import open_text
 from textlora.readers.delimited import DELIMITERS, csv_table
+from textlora.readers.folders import data_files
 from textlora.readers.frames import read_frame
 from textlora.readers.json_lines import is_json, json_table
-from textlora.readers.lines import is_plain, open_lines
+from textlora.readers.lines import kind_of, open_lines
 from textlora.readers.parquet import parquet_schema, parquet_table
+from textlora.readers.rewriting import rewrite_parquet, rewrite_text
 from textlora.readers.tables import RAW_LIMIT, RECORD_LIMIT, SAMPLE_ROWS, BadRow, Confidence, Format, Row, Table
 from textlora.readers.unpacking import check_file, is_compressed, peek
 
@@ -44,14 +49,17 @@ __all__ = [
     "Format",
     "Row",
     "Table",
+    "check_file",
+    "data_files",
     "find_columns",
     "find_text_column",
     "is_compressed",
-    "is_plain",
+    "kind_of",
     "open_lines",
     "open_table",
     "parquet_schema",
     "read_frame",
+    "rewrite_file",
 ]
 
 
@@ -77,3 +85,34 @@ def open_table(path: Path, *, encoding: str | None = None, delimiter: str | None
     if is_json(source):
         return json_table(source)
     return csv_table(source, delimiter)
+
+
+def rewrite_file(
+    path: Path,
+    target: Path,
+    *,
+    column: str,
+    changes: Mapping[int, Any],
+    dropped: Collection[int],
+    encoding: str | None = None,
+) -> None:
+    """Copy a file that ``open_table`` reads with other cells in one column, and without some rows.
+
+    Args:
+        path: the file; format, delimiter, encoding and line ends stay as they are.
+        target: compressed if its suffix says so (``.gz``, ``.xz``, ``.zst``).
+        column: whose cells change.
+        changes: new cells by ``Row.number``.
+        dropped: numbers of the rows to leave out.
+        encoding: as for ``open_table``.
+
+    Raises:
+        DataError: the file cannot be read.
+        UnicodeEncodeError: its encoding has no place for a new cell.
+        OSError: the target cannot be written.
+    """
+    head = peek(path)
+    if head.startswith(b"PAR1"):
+        rewrite_parquet(path, target, column, changes, dropped)
+    else:
+        rewrite_text(open_text(path, head, encoding), target, column, changes, dropped)

@@ -13,10 +13,10 @@ COLUMN = "text"
 COMPRESSIONS = (".gz", ".xz", ".zst")
 
 
-def is_plain(path: Path) -> bool:
-    """Return whether a file's name says that it holds plain text, compressed or not."""
+def kind_of(path: Path) -> str:
+    """Return the suffix that says what a file holds, such as ``.csv``, behind that of its compression; or ``""``."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSIONS]
-    return suffixes[-1:] == [".txt"]
+    return suffixes[-1] if suffixes else ""
 
 
 def open_lines(path: Path, *, encoding: str | None = None) -> Table:

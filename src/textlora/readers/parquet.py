@@ -20,7 +20,7 @@ def parquet_table(path: Path) -> Table:
     Raises:
         DataError: the file is damaged or has no rows.
     """
-    with _parquet_file(path) as file:
+    with open_parquet(path) as file:
         columns, rows = tuple(file.schema_arrow.names), file.metadata.num_rows
     if not rows:
         raise DataError(f"{path} has columns but no rows.", hint="At least two rows of each label are needed.")
@@ -28,7 +28,12 @@ def parquet_table(path: Path) -> Table:
     return Table(str(path), "parquet", columns, lambda: _parquet_rows(path, meter), meter=meter)
 
 
-def _parquet_file(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
+    """Return a Parquet file, compressed or not, to be read row group by row group.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -45,7 +50,7 @@ def parquet_schema(path: Path) -> Any:
     Raises:
         DataError: the file is damaged.
     """
-    with _parquet_file(path) as file:
+    with open_parquet(path) as file:
         return file.schema_arrow
 
 
@@ -65,7 +70,7 @@ def _parquet_rows(path: Path, meter: Meter) -> Iterator[Row | BadRow]:
     import pyarrow as pa
 
     number = 0
-    with _parquet_file(path) as file:
+    with open_parquet(path) as file:
         try:
             for batch in file.iter_batches(batch_size=1024):
                 meter.share = (number + len(batch)) / file.metadata.num_rows

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from textlora import storage
 from textlora.errors import UsageError
+from textlora.exports import Exports
 from textlora.repeated import Folds, Seeds
 from textlora.types import Dataset, Evaluation, Plan, Run
 
@@ -21,6 +22,7 @@ def report(  # noqa: PLR0913 - the nouns of a run
     evaluation: Evaluation,
     seeds: Seeds | None = None,
     folds: Folds | None = None,
+    exports: Exports | None = None,
 ) -> Path:
     """Write ``report.html``, ``report.md`` and ``model_card.md`` into ``folder``.
 
@@ -38,7 +40,7 @@ def report(  # noqa: PLR0913 - the nouns of a run
     from textlora.reporting.facts import Facts
 
     _check_match(folder, dataset, plan, run, evaluation)
-    facts = Facts(dataset, plan, run, evaluation, seeds, folds)
+    facts = Facts(dataset, plan, run, evaluation, seeds, folds, exports)
     texts = {
         storage.REPORT_MARKDOWN: page.markdown(facts),
         storage.MODEL_CARD: page.model_card(facts),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textlora import memory, settings
+from textlora.exports import Exports
 from textlora.repeated import Folds, Seeds
 from textlora.reporting import judgement, wording
 from textlora.reporting.judgement import Verdict
@@ -59,6 +60,7 @@ class Facts:
     evaluation: Evaluation
     seeds: Seeds | None = None
     folds: Folds | None = None
+    exports: Exports | None = None
 
     @property
     def source(self) -> str:

@@ -211,6 +211,16 @@ def histogram(counts: Sequence[int], *, width: int, cut: int | None, description
     return frame.draw(*bars, *marks, description=description)
 
 
+def unit_histogram(counts: Sequence[int], *, label: str, description: str) -> Markup:
+    """Return bars over equal parts of 0 to 1; those in the lower half are set off."""
+    frame = Frame(unit_axis(label), Axis.over("rows", [*counts, 1], start=0, write=thousands))
+    width = 1 / len(counts)
+    bars = [
+        _bar(frame, place * width, width, count, beyond=2 * place < len(counts)) for place, count in enumerate(counts)
+    ]
+    return frame.draw(*bars, description=description)
+
+
 def _tick_width(high: int) -> int:
     return next((step for step in (64, 128, 256, 512, 1024) if high / step <= 6), 2048)  # noqa: PLR2004 - at most six labels fit
 

@@ -14,10 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from textlora import __version__
+from textlora.exports import Exports
 from textlora.paired import shown_p
 from textlora.reporting import card, figures, wording
 from textlora.reporting.chance import Chance
 from textlora.reporting.crossing import Crossing
+from textlora.reporting.exported import ExportFacts
 from textlora.reporting.facts import Facts
 from textlora.reporting.trust import TrustFacts
 from textlora.types import Curve
@@ -37,11 +39,12 @@ def markdown(facts: Facts) -> str:
 
 
 def _sections(facts: Facts) -> dict[str, Any]:
-    """Return what is told of probabilities, and of several trainings; None where there is nothing."""
+    """Return what is told of probabilities, of several trainings, and of exports; None where there is nothing."""
     return {
         "trust": TrustFacts.of(facts.evaluation),
         "chance": Chance(facts.seeds) if facts.seeds else None,
         "crossing": Crossing(facts.folds) if facts.folds else None,
+        "exported": ExportFacts(facts.exports) if facts.exports and facts.exports.made else None,
     }
 
 
@@ -53,6 +56,12 @@ def model_card(facts: Facts) -> str:
         .get_template("model_card.md.j2")
         .render(facts=facts, front_matter=front, trust=TrustFacts.of(facts.evaluation))
     )
+
+
+def exports_for_others(exports: Exports) -> str:
+    """Return the section on exports in Markdown, without those that were refused; empty where nothing is left."""
+    found = ExportFacts.written(exports)
+    return rendered("exports.md.j2", escape_html=False, exported=found).strip() if found else ""
 
 
 def rendered(template: str, *, escape_html: bool, **facts: Any) -> str:

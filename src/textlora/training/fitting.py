@@ -22,10 +22,8 @@ from textlora import (
     storage,
     token_store,
 )
+from textlora.bundles import base_fingerprint
 from textlora.checkpoints import Checkpoint, Seal
-from textlora.classifier import (
-    base_fingerprint,
-)
 from textlora.errors import Interrupted
 from textlora.losses import make_loss
 from textlora.memory import Budget

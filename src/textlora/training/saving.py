@@ -12,16 +12,12 @@ from textlora import (
     planning,
     storage,
 )
-from textlora.classifier import (
-    Classifier,
-    make_bundle,
-    measure_drift,
-    over_full_precision,
-    reload_difference,
-    reload_difference_here,
-)
+from textlora.bundles import make_bundle
+from textlora.classifier import Classifier
 from textlora.deciding import Unreached, fit_decision
+from textlora.drifting import measure_drift, over_full_precision
 from textlora.errors import TextloraWarning, TrainingError
+from textlora.reloading import reload_difference, reload_difference_here
 from textlora.training.fitting import Trained
 from textlora.training.job import Job
 from textlora.types import Bundle, Dataset, Drift
@@ -65,7 +61,7 @@ def check_reload(classifier: Classifier, adapter: Path, dataset: Dataset, *, fre
     """
     compare = reload_difference if fresh else reload_difference_here
     difference = compare(classifier, adapter, _reload_texts(dataset))
-    tolerance = RELOAD_TOLERANCE[classifier.model.device.type]
+    tolerance = RELOAD_TOLERANCE[classifier.device]
     if not difference <= tolerance:
         raise TrainingError(
             f"The saved classifier differs from the trained one after a reload: logits by {difference:.2g}, allowed {tolerance:g}.",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from textlora import models, planning, settings, storage
 from textlora.errors import Interrupted, UsageError
 from textlora.repeated import Ahead
+from textlora.resampling import Units
 from textlora.series import Progress
 from textlora.trials import DEFAULT, TOLD_IMPORTANCE, Trial, Trials, Verdict
 from textlora.tuning.judging import judge
@@ -220,12 +221,14 @@ def _plan_of(task: Task, trial: Trial, found: Trials) -> Plan:
 
 
 def _verdict(dataset: Dataset, found: Trials) -> Verdict | None:
-    """Compare the best trial with the default on the validation rows; None where it is the default."""
-    best = found.best
-    if best is None or best.number == DEFAULT:
+    """Compare the best trial with the default on the validation rows; None where it has no better score."""
+    best, default = found.best, found.default
+    if best is None or default is None or best.value == default.value:
         return None
     ours, theirs = (_right(dataset, number) for number in (best.number, DEFAULT))
-    return judge(best.number, ours, theirs, comparisons=sum(trial.number != DEFAULT for trial in found.trials))
+    others = sum(trial.number != DEFAULT for trial in found.trials)
+    units = Units.of_split(dataset.validation).numbers
+    return judge(best.number, ours, theirs, comparisons=others, units=units)
 
 
 def _right(dataset: Dataset, number: int) -> NDArray[np.int64]:

@@ -169,6 +169,10 @@ class Bundle:
     """The threshold between two labels, where one was fitted; the most probable label is given without any."""
     abstention: Abstention | None = None
     """When the classifier says that it is not sure; never without it."""
+    format: str = field(default="adapter", repr=False)
+    """What the weights beside it are: ``adapter``, to be put onto the base model, or whole ones, one of ``exports.FORMATS``."""
+    folded_temperature: float = field(default=1.0, repr=False)
+    """What the last layer of whole weights is divided by already; logits are multiplied by it to be as they were."""
 
     @property
     def temperature(self) -> float:
