@@ -2,6 +2,7 @@
 
 python -m benchmarks.workers train RUN_FOLDER
 python -m benchmarks.workers predict RUN_FOLDER TEXTS.json
+python -m benchmarks.workers score RUN_FOLDER FILE OUT
 """
 
 from __future__ import annotations
@@ -52,11 +53,21 @@ def predict(folder: Path, texts: Path) -> dict[str, Any]:
     return {"cpu": watch.cpu, "wall": watch.wall, "peak_gb": hardware.peak_memory_gb()}
 
 
+def score(folder: Path, source: Path, out: Path) -> dict[str, Any]:
+    """Score a file as the command line does; return the peak of memory, which only the process itself knows."""
+    from textlora import cli, hardware
+
+    sys.argv = ["textlora", "predict", str(folder), str(source), "--out", str(out)]
+    if cli.run():
+        raise SystemExit("scoring failed")
+    return {"peak_gb": hardware.peak_memory_gb()}
+
+
 def main() -> None:
     """Do what the command line says."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     name, *paths = sys.argv[1:]
-    answer = {"train": train, "predict": predict}[name](*map(Path, paths))
+    answer = {"train": train, "predict": predict, "score": score}[name](*map(Path, paths))
     print(json.dumps(answer))
 
 

@@ -16,8 +16,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(<!-- not run: (?P<why>[^>]+) -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)```", re.DOTALL)
 # Documents that speak about the past or about machines that are not here.
 NOT_COMMANDS = {"log.md"}
-# Four whole trainings; that of quickstart.md runs each time, several seeds and folds have tests of their own.
-SLOW = {"fit.md"}
+# Four whole trainings, and rehearsals of every kind; quickstart.md trains and plans each time, the rest has tests of its own.
+SLOW = {"fit.md", "plan.md"}
 
 
 def blocks(page: Path, kind: str) -> list[str]:

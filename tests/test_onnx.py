@@ -247,6 +247,41 @@ class TestFolder:
             np.testing.assert_allclose(opened.logits(texts), expected, atol=1e-6)
 
 
+# Hugging Face has no other attention for them.
+EAGER_ONLY = ("deberta", "deberta-v2", "mpnet")
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_the_last_layer_may_leave_all_but_the_first_token_out(architecture, kernel):
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from textlora import packed
+    from textlora.exporting import first_token
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, vocab_size=60, num_labels=3, **ARCHITECTURES[architecture])
+    config._attn_implementation = kernel if architecture not in EAGER_ONLY else "eager"
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    inputs = {
+        name: torch.from_numpy(value)
+        for name, value in onnx_engine.pad(
+            [np.arange(2, 2 + length, dtype=np.int32) for length in (3, 17, 40)], 0
+        ).items()
+        if name != "token_type_ids"
+    }
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        before = model(**inputs).logits
+        first_token.shorten(model)
+        torch.testing.assert_close(model(**inputs).logits, before, atol=1e-5, rtol=1e-5)
+    shortened = any(isinstance(module, first_token.FirstTokenLayer) for module in model.modules())
+    assert shortened == packed.supports(config)
+    assert before.std() > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_every_architecture_is_exact(architecture, tmp_path):
@@ -294,3 +329,17 @@ def test_the_command_says_how_it_answers(run, tmp_path):
     assert lines[1].startswith("  logits differ from the classifier's by ")
     assert lines[2].startswith("  0 of 24 test and validation rows get another label; accuracy ")
     assert lines[3].endswith(" times as fast")
+
+
+def test_exports_are_served_beside_their_run(run, exports):
+    pytest.importorskip("fastapi", reason="the server's packages are not installed")
+    from tests.served import serving
+    from textlora.serving import running
+    from textlora.serving.limits import Limits
+
+    folders = {"run": run, "hf": exports["hf"].folder, "onnx": exports["onnx"].folder}
+    with serving(running.service_over(folders, Limits(), device="cpu")) as served:
+        rows = [served.predict(TEXTS, model=name).json for name in folders]
+
+    scores = [[[each["score"] for each in sorted(row, key=lambda each: each["label"])] for row in own] for own in rows]
+    assert np.abs(np.array(scores) - np.array(scores[0])).max() < 1e-4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import subprocess
 import sys
 
@@ -14,7 +13,9 @@ from tests.test_scoring_resume import LIGHT, REAL
 SCORE = """
 from pathlib import Path
 from textlora.scoring import score_file
-print(score_file(classifier, Path(sys.argv[1]), Path(sys.argv[2])).scored)
+scored = score_file(classifier, Path(sys.argv[1]), Path(sys.argv[2])).scored
+from textlora import hardware
+print(hardware.peak_memory_gb(), scored)
 """
 SENTENCE = "the film was a good story with lovely acting and the plot was not very dull but fine "
 
@@ -30,16 +31,15 @@ def rows(megabytes, sentences):
 def peak_mb(kind, folder, source, out, *, limit_mb):
     """Score in a process that may hold so much data; return its peak of resident memory and the rows scored."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({limit_mb} << 20,) * 2)\n"
-    process = subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-c", limit + kind + SCORE, str(source), str(out), str(folder)],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
     )
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss / 1024, int(said)
+    assert done.returncode == 0, done.stderr
+    peak, scored = done.stdout.split()
+    return 1000 * float(peak), int(scored)
 
 
 @pytest.mark.slow

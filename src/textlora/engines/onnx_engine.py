@@ -20,7 +20,7 @@ MODEL = "model.onnx"
 # Of a model beyond two gigabytes, the most that a protobuf file may have.
 WEIGHTS = "model.onnx.data"
 OUTPUT = "logits"
-TOKENS_PER_MICRO_BATCH = 4_096
+TOKENS_PER_MICRO_BATCH = 2_048
 
 
 class OnnxEngine(Engine):

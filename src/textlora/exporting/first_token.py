@@ -44,9 +44,9 @@ class FirstTokenLayer(nn.Module):
         self.activation, self.heads = parts.activation, heads
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *_: Any, **__: Any
     ) -> torch.Tensor:
-        """Return (B, 1, H) for hidden states (B, T, H) and a mask (B, 1, T, T)."""
+        """Return (B, 1, H) for hidden states (B, T, H) and a mask (B, 1, T, T); what a decoder would get is not read."""
         first = hidden_states[:, :1]
         mask = None if attention_mask is None else attention_mask[:, :, :1]
         mixed = nn.functional.scaled_dot_product_attention(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from textlora.planning import kernels
 from textlora.planning.grounds import Grounds
-from textlora.planning.shapes import BYTES, weights_gb
+from textlora.planning.shapes import BYTES, linear_parameters, weights_gb
 from textlora.planning.working_set import GB, pass_terms, trained_terms
 from textlora.planning.workload import Load
 from textlora.rehearsal import PREDICTED_TOKENS
@@ -57,7 +57,7 @@ def host_terms(
     return {
         "libraries": libraries,
         "weights": weights,
-        "loading": max(0.0, arriving - weights - sum(working.values())),
+        "loading": max(_between_codes_gb(chosen, grounds), arriving - weights - sum(working.values())),
         **trained_terms(grounds, trainable=trainable, full=full, passing=sum(passing.values())),
         **working,
     }
@@ -66,6 +66,11 @@ def host_terms(
 def _weights_gb(chosen: Settings, grounds: Grounds) -> float:
     size = BYTES[chosen.compute.precision or "fp32"]
     return weights_gb(grounds.info, value_bytes=size, bits=chosen.quantization.bits)
+
+
+def _between_codes_gb(chosen: Settings, grounds: Grounds) -> float:
+    """Return what lies free between quantized weights, in pieces: they arrived there one by one in fp32."""
+    return linear_parameters(grounds.info) * 4 / GB if chosen.quantization.bits else 0.0
 
 
 def _splinters_gb(chosen: Settings, epoch: Load, passing: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.types import ASGIApp
 
+from textlora.engines.onnx_engine import threads
 from textlora.errors import ResourceError, UsageError
-from textlora.hardware import usable_cores
 from textlora.serving import loading
 from textlora.serving.app import create_app
 from textlora.serving.bodies import Bodies
@@ -51,14 +50,8 @@ def service_over(
 
 def usual_budget(classifier: Classifier) -> int:
     """Return the tokens that a device computes together: a micro-batch for each core, or one on a GPU."""
-    on_processor = classifier.model.device.type == "cpu"
-    return classifier.budget.tokens * (computing_threads() if on_processor else 1)
-
-
-def computing_threads() -> int:
-    """Return how many threads compute: ``OMP_NUM_THREADS``, else one for each core that may be used."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else usable_cores()
+    on_processor = classifier.device == "cpu"
+    return classifier.budget.tokens * (threads() if on_processor else 1)
 
 
 def serve(service: Service, access: Access, *, on_start: Callable[[Server], None] = lambda _: None) -> None:
