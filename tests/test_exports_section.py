@@ -63,3 +63,12 @@ def test_others_see_what_was_written_and_not_what_was_refused(facts):
 def test_without_exports_there_is_no_section():
     assert "xports" not in page.html(make_facts())
     assert "Exports" not in page.markdown(make_facts())
+
+
+def test_a_refusal_does_not_hide_what_was_written_before():
+    written, refused = MADE[1], MADE[2]
+    again = Exported(Path("b"), "onnx", 0.7, None, LOST, 0)
+
+    assert Exports("0", (written,)).with_one(again).made == (written,)
+    assert Exports("0", (refused,)).with_one(Exported(Path("c"), "onnx-int8", 0.0, None, EQUAL)).made[0].parity == EQUAL
+    assert Exports("0").with_one(refused).made == (refused,)

@@ -73,10 +73,15 @@ class Exported:
     parity: Parity | None = None
     size: int = 0
 
+    @property
+    def refused(self) -> bool:
+        """Whether it did not answer as the classifier does, and was not written."""
+        return self.parity is not None and bool(self.parity.refusals)
+
 
 @dataclass(frozen=True, slots=True)
 class Exports:
-    """The last export of each format that was made of a classifier, refused ones included; ``exports.json``.
+    """The last export of each format that was written, or else was refused; ``exports.json``.
 
     Attributes:
         source: fingerprint of the classifier's files.
@@ -87,6 +92,11 @@ class Exports:
     made: tuple[Exported, ...] = ()
 
     def with_one(self, export: Exported) -> Exports:
-        """Return the same with one more, in place of an older one of its format."""
-        found = {one.format: one for one in (*self.made, export)}
+        """Return the same with one more, in place of an older one of its format.
+
+        A refused one leaves what was written before where it lies, and so the record of it.
+        """
+        found = {one.format: one for one in self.made}
+        if not (export.refused and export.format in found and not found[export.format].refused):
+            found[export.format] = export
         return Exports(self.source, tuple(found[name] for name in FORMATS if name in found))

@@ -136,11 +136,7 @@ def _make_merged(folder: Path, progress: Any) -> None:
 def _current(folder: Path) -> list[str]:
     """Return the formats that lie in the run folder and were made of the classifier as it is now."""
     known = exports_of(folder) or Exports("")
-    return [
-        made.format
-        for made in known.made
-        if not (made.parity and made.parity.refusals) and (folder / storage.EXPORT / made.format).is_dir()
-    ]
+    return [made.format for made in known.made if not made.refused and (folder / storage.EXPORT / made.format).is_dir()]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -18,7 +18,7 @@ class ExportFacts:
     @classmethod
     def written(cls, exports: Exports) -> ExportFacts | None:
         """Return the section without what was refused, for those who get the exports; None where there is nothing."""
-        made = tuple(one for one in exports.made if not (one.parity and one.parity.refusals))
+        made = tuple(one for one in exports.made if not one.refused)
         return cls(replace(exports, made=made)) if made else None
 
     @property
