@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from textlora.errors import TextloraError
-from textlora.readers import open_table
 from textlora.scoring import ScoredFile, score_file
 from textlora.serving.refusals import ServerFault, overloaded
 from textlora.types import Prediction
@@ -231,7 +230,6 @@ class Jobs:
         job.expires = time.monotonic() + (LIFETIME if job.result.exists() else AFTER_DOWNLOAD)
 
     def _score(self, job: Job) -> None:
-        job.total = sum(1 for _ in _until_removed(job, iter(open_table(job.source))))
         classifier: Any = _Paced(self._classifiers[job.model], self._predict, job)
         scored = score_file(classifier, job.source, job.result, text=job.text, progress=_Progress(job))
         _settle(job, scored)
@@ -251,13 +249,6 @@ def _told(error: TextloraError) -> str:
     return "\n".join(lines if "--" in error.hint or "`" in error.hint else [*lines, error.hint]).strip()
 
 
-def _until_removed(job: Job, rows: Iterator[Any]) -> Iterator[Any]:
-    for row in rows:
-        if job.removed.is_set():
-            raise _Removed
-        yield row
-
-
 def _settle(job: Job, scored: ScoredFile) -> None:
     job.done = scored.scored + scored.without_text + scored.quarantined
     job.total = job.done
@@ -270,13 +261,13 @@ def _settle(job: Job, scored: ScoredFile) -> None:
 
 
 class _Progress:
-    """Rows done in whole blocks; rows without a text are seen here only."""
+    """Rows done in whole blocks, and about how many there are; rows without a text are seen here only."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def __call__(self, done: int, _total: int) -> None:
-        self._job.done = done
+    def __call__(self, done: int, total: int) -> None:
+        self._job.done, self._job.total = done, total
 
 
 class _Paced:
