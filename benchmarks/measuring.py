@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,10 +122,9 @@ def tell(text: str) -> None:
 
 @dataclass(frozen=True)
 class Child:
-    """A finished child process: its cost, its peak memory and what it printed."""
+    """A finished child process: its cost and what it printed; its peak of memory it knows best itself."""
 
     cost: Cost
-    peak_gb: float
     output: str
 
     @property
@@ -144,15 +142,14 @@ def run_child(command: Sequence[str]) -> Child:
     with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=errors)
-        # wait4 alone tells the memory of this child and not of the largest so far.
+        # wait4 alone tells the time of this child and not of all so far.
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         said = [_all_of(stream) for stream in (output, errors)]
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said[1][-2000:]}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Child(Cost(usage.ru_utime + usage.ru_stime, wall), usage.ru_maxrss * unit / 1e9, said[0])
+    return Child(Cost(usage.ru_utime + usage.ru_stime, wall), said[0])
 
 
 def _all_of(stream: IO[str]) -> str:
