@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from textlora import checks
 from textlora.errors import UsageError, did_you_mean
-from textlora.preparation.ledger import MAIN
 from textlora.preparation.request import Origin
 from textlora.readers import Columns, Row, Table
 from textlora.settings import DataSettings
@@ -83,11 +82,6 @@ def check_apart(attributes: Attributes, columns: Columns) -> None:
                 f"The column {name!r} cannot be both the {taken[name]} and the {kind}.",
                 hint=f"Name another column with --{taken[name]} or --{kind}.",
             )
-
-
-def has_groups(attributes: Attributes, origin: Origin, table: Table) -> bool:
-    """Return whether the rows of a table have groups."""
-    return attributes.group is not None and (origin == MAIN or attributes.group in table.columns)
 
 
 def _label(row: Row, place: int | None) -> str:
