@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import distribution
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT
 from textlora.extras import QLORA, Extra
 
 
@@ -33,3 +39,16 @@ def test_pyproject_names_the_same_floor():
 
     floor = ".".join(map(str, QLORA.floor))
     assert f'{QLORA.extra} = ["{QLORA.package}>={floor}"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_lock_file_leaves_nothing_out():
+    names = [line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+    known = {canonicalize_name(name) for name in names} | {"torch", "setuptools"}  # the Makefile's, and venv's own
+    missing = {
+        (name, needed.name)
+        for name in names
+        for needed in map(Requirement, distribution(name).requires or [])
+        if (needed.marker is None or needed.marker.evaluate({"extra": ""}))
+        and canonicalize_name(needed.name) not in known
+    }
+    assert missing == set()

@@ -14,8 +14,6 @@ import pytest
 from tests.conftest import ToyRun
 from textlora import scoring
 
-pytest.importorskip("fastapi", reason="the extra serve is not installed")
-
 LIMIT = 300_000
 
 

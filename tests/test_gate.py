@@ -123,7 +123,6 @@ class TestExport:
         assert exports_of(run).made[0].parity.refusals == error.value.problems
 
     def test_eight_bits_need_rows(self, run):
-        pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'textlora[onnx]'")
         with pytest.raises(TrainingError) as error:
             export(run, to="onnx-int8")
         assert error.value.problems[0].startswith("24 rows cannot show that so little is lost: ")

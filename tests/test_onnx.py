@@ -24,9 +24,6 @@ from textlora.extras import Extra
 from textlora.interval import Interval
 from textlora.types import Bundle
 
-pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'textlora[onnx]'")
-pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'textlora[onnx]'")
-
 TEXTS = ["good film", "it was bad and dull " * 30, "", "loved it", "a boring story with no end and no plot"]
 # So many rows of toy data prove no more.
 LOOSE = 50.0
@@ -332,7 +329,6 @@ def test_the_command_says_how_it_answers(run, tmp_path):
 
 
 def test_exports_are_served_beside_their_run(run, exports):
-    pytest.importorskip("fastapi", reason="the server's packages are not installed")
     from tests.served import serving
     from textlora.serving import running
     from textlora.serving.limits import Limits

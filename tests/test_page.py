@@ -19,8 +19,6 @@ from textlora import scoring
 from textlora.decision import Abstention, Decision
 from textlora.interval import Interval
 
-pytest.importorskip("fastapi", reason="the extra serve is not installed")
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY = "correct-horse-battery"
 TEXT = "the film was dull, but i loved the music 😀 <script>document.title = 'broken'</script> and the lovely end"

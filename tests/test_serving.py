@@ -13,8 +13,6 @@ import pytest
 
 from tests.served import relabelled, serving
 
-pytest.importorskip("fastapi", reason="the server's packages are not installed")
-
 TEXTS = ["a great film", "dull and awful plot", "i loved the music", "boring", "the story was never bad"]
 # The same text in another batch: sums of fp32 in another order.
 ROUNDING = 1e-5

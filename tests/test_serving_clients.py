@@ -13,8 +13,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.served import serving
 
-pytest.importorskip("fastapi", reason="the server's packages are not installed")
-
 TEXTS = ["a great film", "dull and awful plot", "日本語 film", "", "film " * 200]
 # FP32 numbers of a double.
 ROUNDING = 1e-5

@@ -19,8 +19,6 @@ from benchmarks.http_load import LOST, load
 from tests.conftest import ROOT
 from tests.served import serving
 
-pytest.importorskip("fastapi", reason="the server's packages are not installed")
-
 # bf16 of the shipped example's encoder adds up in another order in small batches.
 TOLERANCE = 5e-3
 

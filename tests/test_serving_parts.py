@@ -16,9 +16,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.test_cli import call
 from textlora.errors import UsageError
-
-pytest.importorskip("fastapi", reason="the server's packages are not installed")
-
 from textlora.serving import limits, loading, options, tensors
 from textlora.serving.queue import Queue, Task
 from textlora.serving.refusals import ServerFault
