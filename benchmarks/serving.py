@@ -170,7 +170,8 @@ def _round(classifier: Classifier, server: Server, texts: Sequence[str], size: S
 
 def _difference(answer: Answer, expected: Sequence[Prediction]) -> float:
     wanted = expected[answer.text].probabilities
-    return max(abs(each["score"] - wanted[each["label"]]) for each in answer.content)
+    (row,) = answer.content
+    return max(abs(each["score"] - wanted[each["label"]]) for each in row)
 
 
 def _right(answer: Answer, expected: Sequence[Prediction]) -> bool:

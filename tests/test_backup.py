@@ -138,8 +138,8 @@ class TestFit:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         plan, began = tmp_path / "run" / "plan.toml", tmp_path / "backup" / "plan.toml"
         text = plan.read_text(encoding="utf-8")
-        assert "tokens_per_micro_batch = 3072" in text
-        plan.write_text(text.replace("tokens_per_micro_batch = 3072", "tokens_per_micro_batch = 512"), encoding="utf-8")
+        assert "tokens_per_micro_batch = 2560" in text
+        plan.write_text(text.replace("tokens_per_micro_batch = 2560", "tokens_per_micro_batch = 512"), encoding="utf-8")
         assert fit().code == 0
         assert plan.read_bytes() == began.read_bytes()
 

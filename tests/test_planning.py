@@ -94,7 +94,7 @@ def resolve(on: Grounds, *, recipe: str = "default", plan_file: Path | None = No
         (XEON, "compute.precision", "bf16", "bf16 runs 7.8 times as fast as fp32 here (1,890 against 242 GFLOP/s)"),
         (XEON, "compute.engine", "packed", "texts laid end to end need no padding"),
         (XEON, "compute.attention", "sdpa", "needs the least memory; nothing was measured"),
-        (XEON, "compute.tokens_per_micro_batch", 3072, "3,072 tokens keep about 0.8 GB of activations; 22.8 GB are free"),
+        (XEON, "compute.tokens_per_micro_batch", 2560, "2,560 tokens keep about 0.7 GB of activations; 22.8 GB are free"),
         (OLD, "compute.precision", "fp32", "the processor has no bf16 arithmetic (bf16 25, fp32 180 GFLOP/s)"),
         (OLD, "compute.attention", "sdpa", "needs the least memory; nothing was measured"),
         (T4, "compute.device", "cuda", "Tesla T4 with 15.6 GB found"),
@@ -131,7 +131,7 @@ def test_bf16_on_a_cpu_needs_hardware_and_a_clear_gain(changes, precision, reaso
 @pytest.mark.parametrize(
     ("free", "tokens", "reason"),
     [
-        (2.5, 3072, "3,072 tokens keep about 0.8 GB of activations; 1.8 GB are free"),
+        (2.5, 2560, "2,560 tokens keep about 0.7 GB of activations; 1.8 GB are free"),
         (2.0, 2048, "2,048 tokens keep about 0.6 GB of activations; 1.3 GB are free"),
         (1.0, 512, "the least that is useful; only 0.3 GB are free"),
         (0.1, 512, "the least that is useful; only 0.0 GB are free"),
@@ -388,7 +388,7 @@ def test_a_device_that_is_not_there(machine, device, wanted):
 
 def test_the_cpu_may_be_asked_for_on_a_gpu_machine():
     values, reasons = resolve(grounds(machine=A100), compute__device="cpu")
-    assert (values["compute.precision"], values["compute.tokens_per_micro_batch"]) == ("bf16", 3072)
+    assert (values["compute.precision"], values["compute.tokens_per_micro_batch"]) == ("bf16", 2560)
     assert reasons["compute.precision"].startswith("bf16 runs 7.8 times")
 
 

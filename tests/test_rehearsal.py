@@ -45,6 +45,18 @@ def test_times_from_a_busy_machine_are_used_but_not_remembered(tmp_path, specifi
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(("share", "seconds"), [(0.0, 3.0), (0.9, 1.0)])
+def test_the_median_pass_counts_and_beside_other_work_the_fastest(monkeypatch, share, seconds):
+    stage = object.__new__(rehearsal.Stage)
+    times = iter([9.0, 1.0, 5.0, 3.0, 2.0, 3.0])  # the first builds the kernels
+    monkeypatch.setattr(stage, "_run", lambda mode, lengths: next(times), raising=False)
+    monkeypatch.setattr(rehearsal, "OthersShare", lambda: lambda: share)
+    monkeypatch.setattr(rehearsal, "LEAST_ROUNDS", 5)
+    monkeypatch.setattr(rehearsal, "MOST_ROUNDS", 5)
+    (found,) = stage._timed("train", [(8, 8)])
+    assert found["seconds"] == seconds
+
+
 def test_others_have_a_share_of_the_processor():
     others = rehearsal.OthersShare()
     assert 0 <= others() <= 1

@@ -54,15 +54,31 @@ def test_answers_are_the_classifiers(server, classifier):
         assert row[0]["label"] == prediction.label
 
 
-def test_one_text_gets_one_row_and_lists_of_one_get_rows(server):
-    assert [each["label"] for each in server.predict(TEXTS[0], model="toy", top_k=1).json]
+def test_one_text_gets_one_row_however_it_came(server, classifier):
+    ((best,),) = server.predict(TEXTS[0], model="toy", top_k=1).json
+    assert best["label"] == classifier.predict(TEXTS[:1])[0].label
     assert len(server.predict([[TEXTS[0]], [TEXTS[1]]], model="toy").json) == 2
     assert len(server.predict([TEXTS[0]], model="toy").json) == 1
     assert server.predict([], model="toy").json == []
 
 
+def test_hugging_faces_own_client_reads_the_answer(toy_run, classifier, monkeypatch):
+    from huggingface_hub import InferenceClient, constants
+
+    from textlora.serving import running
+    from textlora.serving.limits import Limits
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # it would refuse any address
+    alone = running.service_over({"toy": toy_run.folder}, Limits(**LIMITS), device="cpu")
+    with serving(alone) as served:
+        found = InferenceClient(f"http://127.0.0.1:{served.port}/predict").text_classification(TEXTS[1])
+
+    expected = classifier.predict([TEXTS[1]])[0].probabilities
+    assert {each.label: each.score for each in found} == pytest.approx(expected, abs=ROUNDING)
+
+
 def test_logits_on_request(server, classifier):
-    row = server.predict(TEXTS[1], model="toy", raw_scores=True).json
+    (row,) = server.predict(TEXTS[1], model="toy", raw_scores=True).json
 
     expected = dict(zip(classifier.label_names, classifier.logits([TEXTS[1]])[0], strict=True))
     assert scores(row) == pytest.approx(expected, abs=ROUNDING)
@@ -93,7 +109,7 @@ def test_texts_of_both_models_at_once(server, classifier):
     def one(number):
         text = number % len(TEXTS)
         name, label = [("toy", "positive"), ("weather", "sun")][number % 2]
-        return text, scores(server.predict(TEXTS[text], model=name).json)[label]
+        return text, scores(server.predict(TEXTS[text], model=name).json[0])[label]
 
     with ThreadPoolExecutor(16) as pool:
         for text, found in pool.map(one, range(160)):

@@ -42,8 +42,9 @@ def wrong_answers(answers, texts, classifier):
     def right(answer):
         wanted = expected[answer.text]
         first, second = sorted(wanted.probabilities.values(), reverse=True)[:2]
-        differences = [abs(each["score"] - wanted.probabilities[each["label"]]) for each in answer.content]
-        same = answer.content[0]["label"] == wanted.label or first - second < 2 * TOLERANCE
+        (row,) = answer.content
+        differences = [abs(each["score"] - wanted.probabilities[each["label"]]) for each in row]
+        same = row[0]["label"] == wanted.label or first - second < 2 * TOLERANCE
         return max(differences) < TOLERANCE and same
 
     return [answer for answer in answers if not right(answer)]

@@ -127,8 +127,8 @@ def _attention_gradients(qkv: Heads, weights: torch.Tensor, grad: torch.Tensor, 
     torch.bmm(weights.transpose(1, 2), grad, out=out[2])
     grad_weights = torch.bmm(grad, v.transpose(1, 2))
     grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-    torch.bmm(grad_scores, k, out=out[0]).mul_(scale)
-    torch.bmm(grad_scores.transpose(1, 2), q, out=out[1]).mul_(scale)
+    torch.baddbmm(out[0], grad_scores, k, beta=0, alpha=scale, out=out[0])
+    torch.baddbmm(out[1], grad_scores.transpose(1, 2), q, beta=0, alpha=scale, out=out[1])
 
 
 def _parts(segment: Segment, rows: int) -> Iterator[slice]:

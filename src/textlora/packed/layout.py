@@ -61,10 +61,10 @@ class Segment:
             ``parts`` tensors (G * heads, P, d).
         """
         width = rows.shape[1] // (parts * heads)
-        empty = rows.new_empty if self.full else rows.new_zeros
-        by_head = empty(parts, self.texts, heads, self.padded, width)
+        by_head = rows.new_empty(parts, self.texts, heads, self.padded, width)
         for text, (own, length) in enumerate(self.rows):
             by_head[:, text, :, :length] = rows[own].view(length, parts, heads, width).permute(1, 2, 0, 3)
+            by_head[:, text, :, length:] = 0
         return by_head.flatten(1, 2).unbind(0)
 
     def join(self, by_head: Sequence[torch.Tensor], rows: torch.Tensor) -> None:

@@ -93,7 +93,7 @@ def router(service: Service) -> APIRouter:
     """Return the route."""
     found = APIRouter(tags=["predict"])
 
-    answer = {"model": list[Score] | list[list[Score]] | Details, "description": "One row of labels, rows, or details."}
+    answer = {"model": list[list[Score]] | Details, "description": "A row of labels for each text, or details."}
 
     @found.post("/predict", response_class=Response, responses={200: answer, **REFUSALS})
     async def predict(asked: PredictRequest) -> Response:
@@ -112,7 +112,7 @@ def router(service: Service) -> APIRouter:
             found = [_detailed(*both, asked.top_k) for both in zip(predictions, explanations, strict=True)]
             return json_response({"predictions": found}, headers=headers)
         rows = [_scores(prediction, asked.top_k) for prediction in predictions]
-        return json_response(rows[0] if isinstance(asked.inputs, str) else rows, headers=headers)
+        return json_response(rows, headers=headers)
 
     return found
 
@@ -123,7 +123,7 @@ async def _raw(service: Service, model: str, asked: PredictRequest) -> Response:
         _sorted(dict(zip(names, np.asarray(logits).tolist(), strict=True)), asked.top_k)
         for logits in await service.answers(model, asked.texts, raw=True)
     ]
-    return json_response(rows[0] if isinstance(asked.inputs, str) else rows)
+    return json_response(rows)
 
 
 def check(service: Service, texts: Sequence[str], *, explain: bool = False) -> None:
