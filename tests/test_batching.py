@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from textlora.batching import LENGTH_STEP, micro_batches, padded_length
+from textlora.batching import GROUP_PAIRS, LENGTH_STEP, group_sizes, micro_batches, padded_length
 
 
 def cases(count=300):
@@ -16,6 +16,15 @@ def cases(count=300):
         limit = draw.choice([16, 64, 100, 512])
         lengths = [draw.randint(1, limit) for _ in range(draw.randint(0, 70))]
         yield lengths, draw.choice([1, 32, 64, 100, 512, 1000, 4096, 10**9]), limit
+
+
+@pytest.mark.parametrize("padded", [32, 96, 288, 512, 1024])
+def test_groups_hold_every_text_once_and_stay_in_the_cache(padded):
+    for texts in range(300):
+        sizes = list(group_sizes(texts, padded))
+        assert sum(sizes) == texts
+        assert sizes == sorted(sizes, reverse=True)
+        assert all(size == 1 or size * padded**2 <= GROUP_PAIRS for size in sizes)
 
 
 class TestMicroBatches:

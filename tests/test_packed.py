@@ -90,6 +90,15 @@ class TestExactness:
             found = model(**packed.pack(ids, 0)).logits
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
+    @pytest.mark.parametrize("kernel", KERNELS)
+    def test_many_short_texts_whose_number_is_rounded(self, folders, kernel):
+        model = build(folders["distilbert"], kernel=kernel)
+        ids = texts([20] * 7 + [9] * 30 + [3] * 4)
+        expected, gradients = outcome(model, padded(ids))
+        found, packed_gradients = outcome(model, packed.pack(ids, 0))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        assert max(relative(packed_gradients[key], gradients[key]) for key in gradients) < 1e-4
+
     @pytest.mark.parametrize("targets", [["q_lin", "v_lin"], ["k_lin"], ["lin2"], ["out_lin", "lin1"]])
     def test_adapters_on_some_layers(self, folders, targets):
         model = build(folders["distilbert"], target_modules=tuple(targets))
@@ -286,6 +295,16 @@ class TestLayout:
         layouts = [Layout(sorted(draw.integers(1, 513, 8).tolist(), reverse=True)) for _ in range(500)]
         assert len({layout.rows for layout in layouts}) <= 32
         assert len({segment.padded for layout in layouts for segment in layout.segments}) <= 16
+
+    def test_few_numbers_of_texts_however_many_there_are(self):
+        layouts = [Layout([9] * texts) for texts in range(1, 513)]
+        firsts = [layout.first_rows(torch.device("cpu"), rounded=True) for layout in layouts]
+        assert len({len(rows) for rows in firsts}) <= 40
+        assert len({segment.texts for layout in layouts for segment in layout.segments}) <= 12
+        for texts, rows in enumerate(firsts, start=1):
+            assert rows[:texts].tolist() == [9 * text for text in range(texts)]
+            assert texts <= len(rows) < 1.25 * texts + 16
+            assert not rows[texts:].any()
 
 
 class TestSupport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,27 @@ TEXT_STEP = 32
 GROUP_PAIRS = 2**17
 
 
-def group_size(padded: int) -> int:
-    """Return how many texts of ``padded`` tokens attention works on together."""
-    return max(1, GROUP_PAIRS // padded**2)
+# So many texts, and groups of so many, take any number; above, numbers are round, for the same reason.
+EXACT_TEXTS, EXACT_GROUP = 16, 8
+
+
+def text_rows(texts: int) -> int:
+    """Return how many rows the last layer computes for so many texts: at least as many, and a round number if many."""
+    if texts <= EXACT_TEXTS:
+        return texts
+    step = max(EXACT_TEXTS, 1 << (texts.bit_length() - 3))
+    return -(-texts // step) * step
+
+
+def group_sizes(texts: int, padded: int) -> Iterator[int]:
+    """Yield how many of ``texts`` texts of ``padded`` tokens attention works on together, until all are done."""
+    most = max(1, GROUP_PAIRS // padded**2)
+    while texts:
+        size = min(texts, most)
+        if EXACT_GROUP < size < most:
+            size = 1 << (size.bit_length() - 1)
+        yield size
+        texts -= size
 
 
 def padded_length(longest: int, limit: int) -> int:

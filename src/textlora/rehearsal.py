@@ -29,7 +29,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from textlora import hardware, storage
-from textlora.batching import padded_length
+from textlora.batching import padded_length, text_rows
 from textlora.types import Rehearsal
 
 VERSION = 7
@@ -417,20 +417,20 @@ class Seen:
 
     def new(self, lengths: Sequence[int]) -> tuple[int, int, int]:
         """Return how many numbers of rows, numbers of texts and groups of a pass have not been there before."""
-        rows, groups = self._of(lengths)
-        shapes = ({("rows", rows)}, {("texts", len(lengths))}, {("group", *group) for group in groups})
+        rows, texts, groups = self._of(lengths)
+        shapes = ({("rows", rows)}, {("texts", texts)}, {("group", *group) for group in groups})
         numbers = tuple(len(found - self._shapes) for found in shapes)
         self._shapes.update(*shapes)
         return numbers[0], numbers[1], numbers[2]
 
-    def _of(self, lengths: Sequence[int]) -> tuple[int, set[tuple[int, int]]]:
+    def _of(self, lengths: Sequence[int]) -> tuple[int, int, set[tuple[int, int]]]:
         if not self._packed:
             width = padded_length(max(lengths), max(lengths))
-            return width * len(lengths), {(width, len(lengths))}
+            return width * len(lengths), len(lengths), {(width, len(lengths))}
         from textlora.packed import Layout
 
         layout = Layout(list(lengths))
-        return layout.rows, {(segment.padded, segment.texts) for segment in layout.segments}
+        return layout.rows, text_rows(len(lengths)), {(segment.padded, segment.texts) for segment in layout.segments}
 
 
 def _kernels(found: Sequence[tuple[int, int, int, float]]) -> tuple[float, float, float, float]:

@@ -81,11 +81,12 @@ class LastBlock:
 
     def __call__(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
         """Return the block's output (B, H) for the texts' first tokens, from x (N, H)."""
-        first = x.index_select(0, layout.first_rows(x.device))
+        # More texts than there are, if need be, so that libraries build kernels for few different numbers.
+        first = x.index_select(0, layout.first_rows(x.device, rounded=True))
         query = self._query(first) * (first.shape[1] // self.heads) ** -0.5
         probes = self._onto_keys(self._by_head(query)).transpose(0, 1).contiguous()
         means = _FirstAttention.apply(x, probes, layout)
-        return self._tail(self._through_values(means.transpose(0, 1)), first)
+        return self._tail(self._through_values(means.transpose(0, 1)), first)[: len(layout.lengths)]
 
     @property
     def applies(self) -> bool:
@@ -123,7 +124,7 @@ def _drops(layer: nn.Module) -> bool:
 
 
 class _FirstAttention(torch.autograd.Function):
-    """m = Xᵀ softmax(X u) of every text, for the probes u of each head."""
+    """m = Xᵀ softmax(X u) of every text, for the probes u of each head; zero for probes beyond the texts."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, probes: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -138,6 +139,7 @@ class _FirstAttention(torch.autograd.Function):
             torch.bmm(weights, own, out=means[text : text + segment.texts])
             kept.append(weights)
             text += segment.texts
+        means[text:] = 0
         ctx.save_for_backward(x, probes, *kept)
         ctx.layout = layout
         return means
@@ -160,4 +162,5 @@ class _FirstAttention(torch.autograd.Function):
                 both = torch.cat([grad_scores, weights], dim=1).transpose(1, 2)
                 segment.join([torch.bmm(both, torch.cat([probes[part], grad[part]], dim=1))], grad_x)
             text += segment.texts
+        grad_probes[text:] = 0
         return grad_x, grad_probes, None

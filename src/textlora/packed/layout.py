@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, islice
 
 import torch
 
-from textlora.batching import ROW_STEP, TEXT_STEP, group_size
+from textlora.batching import ROW_STEP, TEXT_STEP, group_sizes, text_rows
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,6 @@ class Segment:
                 target[:, part] = by_text[text, :length]
 
 
-def batched(items: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
-    """Yield tuples of at most ``size`` items, in order."""
-    rest = iter(items)
-    while taken := tuple(islice(rest, size)):
-        yield taken
-
-
 class Layout:
     """The rows of a micro-batch: all tokens of its texts, then some filler.
 
@@ -102,8 +95,10 @@ class Layout:
         """The texts by padded length; texts sorted by length make the fewest."""
         found, start = [], 0
         for padded, group in groupby(self.lengths, key=lambda length: -(-length // TEXT_STEP) * TEXT_STEP):
-            for lengths in batched(group, group_size(padded)):
-                segment = Segment(start, lengths, padded)
+            lengths = tuple(group)
+            rest = iter(lengths)
+            for size in group_sizes(len(lengths), padded):
+                segment = Segment(start, tuple(islice(rest, size)), padded)
                 found.append(segment)
                 start = segment.stop
         return tuple(found)
@@ -116,9 +111,10 @@ class Layout:
             positions[start : start + length] = torch.arange(length)
         return positions
 
-    def first_rows(self, device: torch.device) -> torch.Tensor:
-        """Row of every text's first token, (B,)."""
-        return torch.tensor(self.starts, device=device)
+    def first_rows(self, device: torch.device, *, rounded: bool = False) -> torch.Tensor:
+        """Row of every text's first token, (B,); ``rounded`` with the first row again until their number is round."""
+        filler = text_rows(len(self.starts)) - len(self.starts) if rounded else 0
+        return torch.tensor((*self.starts, *(0,) * filler), device=device)
 
     def boundaries(self, device: torch.device) -> torch.Tensor:
         """Rows at which texts start, and the row behind the last, (B + 1,), int32."""

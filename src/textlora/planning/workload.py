@@ -10,7 +10,7 @@ from itertools import groupby
 
 import numpy as np
 
-from textlora.batching import ROW_STEP, TEXT_STEP, group_size, micro_batches, packed_batches, padded_length
+from textlora.batching import ROW_STEP, TEXT_STEP, group_sizes, micro_batches, packed_batches, padded_length, text_rows
 from textlora.explanation import MISTAKE_FORWARDS, MISTAKES
 from textlora.planning.grounds import Grounds
 from textlora.settings import Settings
@@ -34,7 +34,7 @@ class Load:
         largest: tokens of the largest micro-batch.
         largest_pairs: pairs in the micro-batch that has most of them.
         row_counts: different numbers of rows among the micro-batches.
-        text_counts: different numbers of texts (windows).
+        text_counts: different numbers of texts (windows), as the last layer rounds them.
         text_groups: padded length and number of the texts of each group that attention works on together.
     """
 
@@ -118,7 +118,7 @@ def _passes(lengths: Sequence[int], budget: int, limit: int, *, packed: bool) ->
             tokens = -(-sum(texts) // ROW_STEP) * ROW_STEP
             padded = [-(-length // TEXT_STEP) * TEXT_STEP for length in texts]
             pairs = sum(length * length for length in padded)
-            yield _Pass(tokens, pairs, len(texts), frozenset(_groups(padded)))
+            yield _Pass(tokens, pairs, text_rows(len(texts)), frozenset(_groups(padded)))
         return
     for rows in micro_batches(lengths, budget, limit=limit):
         texts = [window for row in rows for window in _windows(lengths[row], limit)]
@@ -134,11 +134,8 @@ def _windows(length: int, limit: int) -> list[int]:
 
 def _groups(padded: Sequence[int]) -> Iterator[tuple[int, int]]:
     for length, texts in groupby(padded):
-        number, size = len(list(texts)), group_size(length)
-        if number >= size:
+        for size in group_sizes(len(list(texts)), length):
             yield length, size
-        if number % size:
-            yield length, number % size
 
 
 def _spread(quantiles: Sequence[int], number: int, limit: int) -> list[int]:
