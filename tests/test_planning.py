@@ -615,12 +615,35 @@ def limited(on: Grounds, **assignments):
 @pytest.mark.parametrize("tokens", [2048, 1024, 512])
 def test_the_plan_keeps_below_a_memory_limit(tokens):
     on = grounds(train=2_000)
-    needed = estimated(on, compute__tokens_per_micro_batch=tokens).memory_gb
+    needed = estimated(on, compute__tokens_per_micro_batch=tokens, limits__memory_gb=100).memory_gb
     allowed = round(limits.MARGIN * needed + 0.001, 3)
     changed, reasons = limited(on, limits__memory_gb=allowed)
     found = estimate(changed, on)
     assert found.memory_gb * limits.MARGIN <= allowed
     assert reasons["compute.tokens_per_micro_batch"] == f"to keep memory below {allowed:g} GB"
+
+
+def test_under_a_memory_limit_evaluation_takes_small_micro_batches_too():
+    on = grounds(train=2_000)
+    assignments = {"compute__tokens_per_micro_batch": 512}
+    free, bound = estimated(on, **assignments), estimated(on, **assignments, limits__memory_gb=4)
+    assert settled(on, **assignments).prediction_tokens is None
+    assert settled(on, **assignments, limits__memory_gb=4).prediction_tokens == 512
+    assert bound.memory_by_term["evaluation"] < free.memory_by_term["evaluation"] - 0.1
+    assert bound.train_memory_gb == free.train_memory_gb
+
+
+def test_rough_figures_are_no_reason_to_refuse(monkeypatch):
+    made = planning.plan(dataset(), base_model="embedded")
+    assert not made.estimate.rehearsed  # so few rows are not worth it
+    measured = rough_terms(made.settings, grounds())
+    less = replace(measured, runtime_bytes=1e7)
+    monkeypatch.setattr(planning.rehearsal, "rehearse", lambda *_, **__: less)
+    found = planning.plan(dataset(), base_model="embedded", assignments={"limits.memory_gb": 0.9})
+    assert found.estimate.rehearsed
+    assert found.estimate.memory_gb < 0.9
+    with pytest.raises(ResourceError, match=r"cannot be done with memory below 0\.2 GB"):
+        planning.plan(dataset(), base_model="embedded", assignments={"limits.memory_gb": 0.2})
 
 
 def test_without_limits_nothing_gives_way():

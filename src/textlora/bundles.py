@@ -142,7 +142,7 @@ def make_bundle(
         base: the base model.
         dataset: what it was trained on.
         attention: the kernel to predict with.
-        budget: tokens per micro-batch that were left where memory ran out.
+        budget: tokens per micro-batch where memory ran out or is limited.
     """
     settings = plan.settings
     policy = LengthPolicy.of_settings(settings.text, max_length=base.max_length)

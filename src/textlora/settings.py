@@ -267,6 +267,11 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     decision: DecisionSettings = DecisionSettings()
 
+    @property
+    def prediction_tokens(self) -> int | None:
+        """Tokens of a micro-batch when the classifier predicts, if memory is limited; None for what suits the device."""
+        return None if self.limits.memory_gb is None else self.compute.tokens_per_micro_batch
+
 
 def setting_names() -> list[str]:
     """Return the dotted names of all settings, in order."""

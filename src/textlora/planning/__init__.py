@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from textlora import hardware, models, rehearsal, settings, storage
-from textlora.errors import UsageError
+from textlora.errors import ResourceError, UsageError
 from textlora.planning.alternatives import FULL, alternatives, full_settings
 from textlora.planning.checking import check
 from textlora.planning.deciding import prediction_attention, resolve
@@ -76,15 +76,22 @@ def plan(
     grounds = make_grounds(dataset, info, machine, lengths_of(dataset, info))
     chosen, reasons = resolve(choices, grounds, small_data=recipe != "stock")
     terms = rehearsed_terms(chosen, grounds) if here else None
-    chosen, given_way = keep_limits(chosen, choices, grounds, terms)
+    try:
+        within, given_way = keep_limits(chosen, choices, grounds, terms)
+    except ResourceError:
+        # Rough figures are no reason to refuse.
+        if terms is not None or not here:
+            raise
+        terms = rehearsed_terms(chosen, grounds, always=True)
+        within, given_way = keep_limits(chosen, choices, grounds, terms)
     return Plan(
-        settings=chosen,
+        settings=within,
         reasons={**reasons, **given_way},
         recipe=recipe,
         dataset_fingerprint=dataset.fingerprint,
         classes=grounds.classes,
         machine=machine,
-        estimate=estimate(chosen, grounds, terms),
+        estimate=estimate(within, grounds, terms),
     )
 
 
@@ -95,12 +102,16 @@ def compare(plan: Plan, dataset: Dataset) -> tuple[Alternative, ...]:
     return alternatives(chosen, make_grounds(dataset, info, plan.machine, lengths_of(dataset, info)), rehearsed_terms)
 
 
-def rehearsed_terms(chosen: Settings, grounds: Grounds, *, full: bool = False) -> Rehearsal | None:
+def rehearsed_terms(
+    chosen: Settings, grounds: Grounds, *, full: bool = False, always: bool = False
+) -> Rehearsal | None:
     """Return what a rehearsal of the plan measured here, or None where the job is over before it would pay.
+
+    With ``always`` it takes place in any case.
 
     It is rehearsed without quantization: what codes cost beside is arithmetic.
     """
-    if estimate(chosen, grounds).train_seconds < WORTH_SECONDS:
+    if not always and estimate(chosen, grounds).train_seconds < WORTH_SECONDS:
         return None
     return rehearsal.rehearse(specification(chosen, grounds, full=full), cache=storage.cache_folder())
 

@@ -8,8 +8,7 @@ from textlora.planning.depths import adapted_layers, frozen_layers, short_cut
 from textlora.planning.grounds import Grounds
 from textlora.planning.host_memory import BASELINE_CHARACTERS, CHARACTERS_PER_TOKEN
 from textlora.planning.shapes import linear_parameters
-from textlora.planning.workload import Load, explained_texts, load, steps
-from textlora.rehearsal import PREDICTED_TOKENS
+from textlora.planning.workload import Load, explained_texts, load, predicted_tokens, steps
 from textlora.settings import Settings
 from textlora.types import Cost, Rehearsal
 
@@ -86,7 +85,7 @@ def evaluate_seconds(chosen: Settings, grounds: Grounds, terms: Rehearsal) -> di
 
 def _predicting_seconds(texts: int, chosen: Settings, grounds: Grounds, terms: Rehearsal) -> float:
     """Return the seconds to tokenize and classify so many texts of the data's lengths."""
-    work = load(texts, chosen.training.eval_batch_size, chosen, grounds, budget=PREDICTED_TOKENS)
+    work = load(texts, chosen.training.eval_batch_size, chosen, grounds, budget=predicted_tokens(chosen))
     tokenizing = TOKENIZE_SECONDS * grounds.lengths.mean * texts
     return tokenizing + pass_seconds(work, grounds.info.layers - short_cut(chosen), terms.predict)
 

@@ -11,8 +11,7 @@ from textlora.planning import kernels
 from textlora.planning.grounds import Grounds
 from textlora.planning.shapes import BYTES, linear_parameters, weights_gb
 from textlora.planning.working_set import GB, pass_terms, trained_terms
-from textlora.planning.workload import Load
-from textlora.rehearsal import PREDICTED_TOKENS
+from textlora.planning.workload import Load, predicted_tokens
 from textlora.settings import Settings
 from textlora.types import Rehearsal
 
@@ -21,7 +20,7 @@ PREPARED_BYTES = 150e6
 # glibc keeps what is freed, and it splinters, since tensors of another micro-batch have other sizes: so much of
 # what passes through the heap, more for every further number of rows, and something in any case.
 SPLINTERS, SPLINTERS_BY_ROWS, MOST_ROW_COUNTS, SPLINTERS_BYTES = 0.4, 0.045, 12, 50e6
-# Evaluation: scikit-learn and what else is imported; by core, passes over 4,096 tokens, splinters counted; TF-IDF by
+# Evaluation: scikit-learn and what else is imported; by core, passes over 4,096 tokens (fewer under a limit on memory), splinters counted; TF-IDF by
 # character of its training texts.
 EVALUATION_BYTES, PREDICTION_SPLINTERS, BASELINE_CHARACTER_BYTES, BASELINE_CHARACTERS = 110e6, 3.1, 14.0, 64e6
 CHARACTERS_PER_TOKEN = 4.3
@@ -108,5 +107,5 @@ def _predicting_gb(chosen: Settings, grounds: Grounds) -> float:
     """Return what a prediction's passes hold, one on each core."""
     info = grounds.info
     widths = PASSING_HIDDEN * info.hidden + PASSING_INTERMEDIATE * info.intermediate
-    at_once = PREDICTED_TOKENS * widths * BYTES[chosen.compute.precision or "fp32"]
+    at_once = predicted_tokens(chosen) * widths * BYTES[chosen.compute.precision or "fp32"]
     return grounds.machine.cores * PREDICTION_SPLINTERS * at_once / GB

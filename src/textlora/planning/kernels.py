@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from textlora.planning.grounds import Grounds
-from textlora.planning.workload import NOTHING, Load, explained_texts, load
-from textlora.rehearsal import PREDICTED_TOKENS
+from textlora.planning.workload import NOTHING, Load, explained_texts, load, predicted_tokens
 from textlora.settings import Settings
 from textlora.types import Rehearsal
 
@@ -51,7 +50,7 @@ def training_gb(chosen: Settings, grounds: Grounds, epoch: Load, terms: Rehearsa
 def predicting_gb(chosen: Settings, grounds: Grounds, terms: Rehearsal, *, there: float) -> float:
     """Return the GB of the kernels that evaluation builds beside the ``there`` GB of training."""
     texts = grounds.rows["test"] + explained_texts(grounds)
-    work = load(texts, chosen.training.eval_batch_size, chosen, grounds, budget=PREDICTED_TOKENS)
+    work = load(texts, chosen.training.eval_batch_size, chosen, grounds, budget=predicted_tokens(chosen))
     return max(0.0, min(CAP_GB - there, _gb(work, FORWARD, terms)))
 
 

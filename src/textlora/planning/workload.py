@@ -13,6 +13,7 @@ import numpy as np
 from textlora.batching import ROW_STEP, TEXT_STEP, group_sizes, micro_batches, packed_batches, padded_length, text_rows
 from textlora.explanation import MISTAKE_FORWARDS, MISTAKES
 from textlora.planning.grounds import Grounds
+from textlora.rehearsal import PREDICTED_TOKENS
 from textlora.settings import Settings
 from textlora.windows import QUANTILES, LengthPolicy
 
@@ -49,6 +50,11 @@ class Load:
 
 
 NOTHING = Load(0, 0, 0, 0, 0, frozenset(), frozenset(), frozenset())
+
+
+def predicted_tokens(chosen: Settings) -> int:
+    """Return the tokens of a micro-batch when the classifier predicts."""
+    return min(PREDICTED_TOKENS, chosen.prediction_tokens or PREDICTED_TOKENS)
 
 
 def steps(rows: int, batch_size: int, epochs: float) -> int:

@@ -32,7 +32,8 @@ def save(job: Job, trained: Trained) -> tuple[Bundle, float]:
     """Save the bundle, load it in a fresh process, and return it with the largest difference of logits."""
     memory.tidy()
     attention = planning.prediction_attention(job.settings, job.plan.machine)
-    budget = memory.persisted(trained.memory_events)
+    budgets = (memory.persisted(trained.memory_events), job.settings.prediction_tokens)
+    budget = min(filter(None, budgets), default=None)
     bundle = make_bundle(job.plan, job.base, job.dataset, attention=attention, budget=budget)
     classifier = Classifier(trained.trainer.model.eval(), trained.tokenizer, bundle)
     classifier.bundle = bundle = _decided(job, classifier)

@@ -158,7 +158,7 @@ class Bundle:
     max_windows: int = 1
     """Windows of a text at most, under ``windows``."""
     tokens_per_micro_batch: int | None = field(default=None, repr=False)
-    """The most that fitted, where memory ran out in training. It changes no answer, hence no fingerprint."""
+    """The most in a prediction, where memory ran out in training or is limited. It changes no answer, hence no fingerprint."""
     thresholds: tuple[float, ...] = ()
     """Probability from which each class is given in multi-label data, in the order of the names; 0.5 without any."""
     thresholds_goal: str = "f1"
