@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -312,3 +313,19 @@ def test_the_docs_name_every_limit_with_its_default():
         shown = "by device" if field.default is None else f"{field.default:,}".removesuffix(".0")
         if name not in ("head_seconds", "body_seconds"):  # in one line
             assert f"`limits.{name}` | {shown} |" in page
+
+
+def test_connections_that_nobody_took_over_are_found_at_the_end():
+    from textlora.serving.connections import _waiting
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(8)
+        listening.setblocking(False)
+        clients = [socket.create_connection(listening.getsockname()) for _ in range(3)]
+        found = list(_waiting(listening))
+        assert [each.getpeername() for each in found] == [each.getsockname() for each in clients]
+        assert not any(each.getblocking() for each in found)
+        assert list(_waiting(listening)) == []
+        for each in (*clients, *found):
+            each.close()

@@ -132,14 +132,22 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, answer what the open ones still send, close them."""
         self._on_stop()
-        # Connections that the system has made already are taken over first: in the next round of the loop, which
-        # begins with what was to be done before.
-        for _ in range(2):
-            await asyncio.sleep(0)
+        # The system makes connections by itself; those that nobody has taken over would be cut off.
+        waiting = [connection for each in sockets or () for connection in _waiting(each)]
         for server in self.servers:
             server.close()
+        for connection in waiting:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         await asyncio.sleep(LINGER)
         await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        # As uvicorn makes one for each connection.
+        made: Any = self.config.http_protocol_class
+        found: asyncio.Protocol = made(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return found
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -152,3 +160,12 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _waiting(listening: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that the system has made for a socket and nobody has taken over."""
+    with contextlib.suppress(OSError):  # there is no other, or the process may not open more files
+        while True:
+            connection, _ = listening.accept()
+            connection.setblocking(False)
+            yield connection

@@ -26,7 +26,7 @@ class Worker:
         classifiers: by the name of the model.
         queue: what to do.
         budget: tokens of a batch.
-        on_batch: called after each batch with its model, texts, tokens and seconds.
+        on_batch: called with model, texts, tokens and seconds of each batch that was computed.
     """
 
     def __init__(
@@ -53,21 +53,25 @@ class Worker:
 
     def _run(self) -> None:
         while batch := self._queue.take(self._budget):
-            started = time.monotonic()
             self._work(batch)
-            seconds = time.monotonic() - started
-            self._queue.measured(batch.tokens, seconds)
-            if self._on_batch:
-                self._on_batch(batch.model, len(batch.places), batch.tokens, seconds)
 
     def _work(self, batch: Batch) -> None:
+        started = time.monotonic()
         try:
             answers = self._compute(batch)
         except Exception as error:  # noqa: BLE001 - the next batch must not suffer
             self._apart(batch, error)
             return
+        # Before anybody has an answer: who has one may look at the figures.
+        self._measured(batch, time.monotonic() - started)
         for (task, place), answer in zip(batch.places, answers, strict=True):
             task.answer(place, answer)
+
+    def _measured(self, batch: Batch, seconds: float) -> None:
+        if batch.tokens:  # a part of a failed batch says nothing about the speed
+            self._queue.measured(batch.tokens, seconds)
+        if self._on_batch:
+            self._on_batch(batch.model, len(batch.places), batch.tokens, seconds)
 
     def _compute(self, batch: Batch) -> list[Any]:
         classifier = self._classifiers[batch.model]
