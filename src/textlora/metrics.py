@@ -27,9 +27,29 @@ from numpy.typing import ArrayLike, NDArray
 from textlora import intervals, ranking
 from textlora.confusion import Floats, Integers, cells, confusion_matrix, matthews, overall
 from textlora.ranking import Ranking
-from textlora.resampling import RESAMPLES, Doubt, Share, Units, block_sizes, collect, mean_doubt
+from textlora.resampling import (
+    FISHER,
+    LOG,
+    LOGIT,
+    RESAMPLES,
+    Doubt,
+    Scale,
+    Share,
+    Units,
+    block_sizes,
+    collect,
+    mean_doubt,
+)
 from textlora.types import ClassScores, Curve, Interval
 
+SCALES: Mapping[str, Scale] = {
+    "roc_auc": LOGIT,
+    "average_precision": LOGIT,
+    "log_loss": LOG,
+    "f1_macro": LOGIT,
+    "mcc": FISHER,
+}
+"""Scores whose resamples lie skew where they are good; the intervals were chosen by simulated coverage (``docs/log.md``)."""
 BOUNDS: Mapping[str, tuple[float, float]] = {"mcc": (-1.0, 1.0), "log_loss": (0.0, np.inf)}
 """The lowest and the highest value of the scores that do not lie between 0 and 1."""
 
@@ -136,7 +156,9 @@ def scores(  # noqa: PLR0913 - truth and answers, and how the rows are drawn
     shares = class_shares(((labels == place, given == place) for place in range(len(counts))), drawn_units)
     doubts = _doubts(counts, shares, rankings, drawn_units)
     figures = {
-        name: drawn_units.interval(value, drawn[name], bounds=bounds_of(name), doubt=doubts.get(name))
+        name: drawn_units.interval(
+            value, drawn[name], bounds=bounds_of(name), doubt=doubts.get(name), scale=SCALES.get(name)
+        )
         for name, value in point_scores(labels, probabilities, given).items()
     }
     figures["accuracy"] = drawn_units.ratio(labels == given, np.ones(len(labels)))

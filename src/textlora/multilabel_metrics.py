@@ -117,7 +117,9 @@ def scores(  # noqa: PLR0913 - the rows, their units, and two switches with defa
     shares = metrics.class_shares(zip(truth.T, chosen.T, strict=True), drawn_units)
     doubts = {**metrics.macro_doubts(shares), **ranking.doubts(rankings, drawn_units)}
     figures = {
-        name: drawn_units.interval(value, drawn[name], bounds=metrics.bounds_of(name), doubt=doubts.get(name))
+        name: drawn_units.interval(
+            value, drawn[name], bounds=metrics.bounds_of(name), doubt=doubts.get(name), scale=metrics.SCALES.get(name)
+        )
         for name, value in point_scores(truth, chosen, probabilities).items()
     }
     figures |= _closed(truth, chosen, drawn_units)

@@ -9,7 +9,7 @@ one by one they would promise more certainty than there is.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,8 +32,8 @@ class Units:
         rows: N.
         numbers: (N,) number of each row's unit, from 0 to U - 1; None where every row is its own.
         single: all rows are of one group. Nothing shows how groups differ then, so rows are drawn.
-        unsure: factor by which intervals from drawn groups are enlarged, since few groups hardly show how
-            much their rows are alike; see ``judged``.
+        unsure: factor by which intervals from drawn groups are enlarged, since few groups, or few with anything
+            wrong in them, hardly show how much their rows are alike; see ``judged``.
     """
 
     rows: int
@@ -47,7 +47,7 @@ class Units:
             return self
         hits, sizes = intervals.sums(self.numbers, right.astype(np.float64)), self.sizes.astype(np.float64)
         ratio = intervals.design_effect(hits, sizes) / intervals.observed_effect(hits, sizes)
-        return replace(self, unsure=float(np.sqrt(ratio)))
+        return replace(self, unsure=float(np.sqrt(ratio)) * _rare_units(hits, sizes))
 
     @classmethod
     def of_split(cls, split: Split) -> Units:
@@ -111,7 +111,13 @@ class Units:
         return intervals.effective(sizes[sizes > 0])
 
     def interval(
-        self, value: float, drawn: Floats, *, bounds: tuple[float, float], doubt: Doubt | None = None
+        self,
+        value: float,
+        drawn: Floats,
+        *,
+        bounds: tuple[float, float],
+        doubt: Doubt | None = None,
+        scale: Scale | None = None,
     ) -> Interval:
         """Return a score with its 95 % interval from the bootstrap.
 
@@ -124,21 +130,75 @@ class Units:
             drawn: (R,) the score of each resample; those that are not finite do not count.
             bounds: the lowest and the highest value that the score can have.
             doubt: what the resamples do not show; what holds for a mean of all rows where not given.
+            scale: on which the resamples spread alike to both sides. The interval is the normal one there, in
+                place of percentiles, unless the score is at one of its bounds.
         """
         known = doubt or Doubt(wider=self.wider)
         finite = drawn[np.isfinite(drawn)]
-        low = high = value
-        if len(finite):
-            low, high = np.percentile(finite, [2.5, 97.5]) + 2 * (value - finite.mean())
         wider = known.wider * self.unsure
-        down = np.hypot(wider * max(0.0, value - low), known.down)
-        up = np.hypot(wider * max(0.0, high - value), known.up)
+        if scale is not None and bounds[0] < value < bounds[1] and len(finite):
+            low, high = scale.normal(value, finite, wider)
+        elif len(finite):
+            low, high = np.percentile(finite, [2.5, 97.5]) + 2 * (value - finite.mean())
+            low, high = value - wider * max(0.0, value - low), value + wider * max(0.0, high - value)
+        else:
+            low = high = value
+        down, up = np.hypot(value - low, known.down), np.hypot(high - value, known.up)
         return Interval(value, max(bounds[0], value - float(down)), min(bounds[1], value + float(up)))
 
     @property
     def wider(self) -> float:
         """By how much the interval of a mean of all rows is to be enlarged."""
         return small_mean([1.0], [intervals.effective(self.sizes)])
+
+
+def _rare_units(hits: Floats, sizes: Floats) -> float:
+    """Return by how much intervals are to be enlarged because few of the units (U,) carry all the variance.
+
+    The spread of residuals with kurtosis k is as sure as that of 2 U / (k - 1) normal ones (Satterthwaite 1946).
+    """
+    residuals = hits - hits.sum() / sizes.sum() * sizes
+    square = float((residuals**2).mean())
+    if not square:
+        return 1.0
+    kurtosis = float((residuals**4).mean()) / square**2
+    units = len(sizes)
+    freedom = 2 * units / (kurtosis - 1) if kurtosis > 1 else units
+    return max(1.0, intervals.student(freedom) / intervals.student(units - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A scale for scores near a bound, where resamples spread further away from it than towards it.
+
+    Attributes:
+        to: takes scores (R,) strictly between the bounds there.
+        back: takes them back.
+        room: how far scores (R,) are from the nearest bound.
+    """
+
+    to: Callable[[Floats], Floats]
+    back: Callable[[Floats], Floats]
+    room: Callable[[Floats], Floats]
+
+    def normal(self, value: float, drawn: Floats, wider: float) -> tuple[float, float]:
+        """Return the ends of the 95 % interval of a score from its resamples (R,), enlarged by ``wider``."""
+        inside = drawn[self.room(drawn) > 0]
+        if not len(inside):
+            return value, value
+        # Resamples at a bound would lie infinitely far away; they count like the next ones to it.
+        low, high = min(value, inside.min()), max(value, inside.max())
+        spread = intervals.NORMAL_975 * wider * float(self.to(np.clip(drawn, low, high)).std())
+        ends = self.back(self.to(np.array(value)) + np.array([-spread, spread]))
+        return float(ends[0]), float(ends[1])
+
+
+LOGIT = Scale(lambda p: np.log(p) - np.log1p(-p), lambda t: 1 / (1 + np.exp(-t)), lambda p: np.minimum(p, 1 - p))
+"""For scores between 0 and 1."""
+FISHER = Scale(np.arctanh, np.tanh, lambda r: 1 - np.abs(r))
+"""For correlations (Fisher 1915)."""
+LOG = Scale(np.log, np.exp, lambda x: x)
+"""For scores above 0."""
 
 
 @dataclass(frozen=True, slots=True)
