@@ -114,10 +114,10 @@ class TestFit:
         """A call that was stopped in its eighth of twelve steps."""
         with monkeypatch.context() as patch:
             strike = stop_at(8)
-            from textlora import terminal
+            from textlora import progress
 
             patch.setattr(
-                terminal.Reporter, "__call__", lambda _, stage, done, total, note="": strike(stage, done, total, note)
+                progress.Reporter, "__call__", lambda _, stage, done, total, note="": strike(stage, done, total, note)
             )
             assert fit().code == 143
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import EXAMPLE
-from textlora import amounts, cli, terminal
+from textlora import amounts, cli, progress
 
 TINY = (
     "--set",
@@ -308,7 +308,7 @@ class TestBars:
                 return True
 
         stream = Terminal()
-        return stream, terminal.Reporter(Console(file=stream, force_terminal=True, width=width, markup=False))
+        return stream, progress.Reporter(Console(file=stream, force_terminal=True, width=width, markup=False))
 
     def test_with_and_without_a_known_total(self):
         stream, reporter = self.bars()
@@ -322,7 +322,7 @@ class TestBars:
 
     def test_forced_colours_make_no_terminal(self):
         stream = io.StringIO()
-        reporter = terminal.Reporter(Console(file=stream, force_terminal=True, markup=False, highlight=False))
+        reporter = progress.Reporter(Console(file=stream, force_terminal=True, markup=False, highlight=False))
         with reporter.live():
             reporter("train", 2, 2)
         assert stream.getvalue() == "train: 2/2 after 0 s\n"
@@ -340,11 +340,11 @@ class TestBars:
     ],
 )
 def test_the_time_left_is_the_plans_corrected_by_what_is_measured(done, elapsed, expected, left):
-    assert terminal.seconds_left(done, 100, elapsed, expected) == (left if left is None else pytest.approx(left))
+    assert progress.seconds_left(done, 100, elapsed, expected) == (left if left is None else pytest.approx(left))
 
 
 def test_without_a_total_nobody_knows_how_long_it_takes():
-    assert terminal.seconds_left(5, 0, 10.0, 100.0) is None
+    assert progress.seconds_left(5, 0, 10.0, 100.0) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_cli import TINY, call
-from textlora import api, planning, reporting, terminal
+from textlora import api, planning, reporting
+from textlora.progress import Reporter
 
 ROWS = [
     f"{word} film number {number},{label}"
@@ -202,10 +203,8 @@ def interrupt_at(monkeypatch, stage: str, number: signal.Signals) -> None:
             sent.append(now)
             os.kill(os.getpid(), number)
 
-    progress = terminal.Reporter.__call__
-    monkeypatch.setattr(
-        terminal.Reporter, "__call__", lambda self, name, *rest: (strike(name), progress(self, name, *rest))[1]
-    )
+    progress = Reporter.__call__
+    monkeypatch.setattr(Reporter, "__call__", lambda self, name, *rest: (strike(name), progress(self, name, *rest))[1])
     for name, owner, function in (("plan", planning, "plan"), ("report", reporting, "report")):
         real = getattr(owner, function)
         monkeypatch.setattr(owner, function, lambda *a, _name=name, _real=real, **k: (strike(_name), _real(*a, **k))[1])

@@ -15,15 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import QUICK, write_model
 from textlora import batching, encoder, metrics, planning, trainer, training
+from textlora.callbacks import Clock, MovementCheck, Recorder
 from textlora.errors import ResourceError, TrainingError
 from textlora.memory import Budget
 from textlora.trainer import (
-    Clock,
     Collator,
     HeadDropout,
     MicroBatchTrainer,
-    MovementCheck,
-    Recorder,
     Samples,
     scores_from,
 )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from textlora import amounts, printing, terminal
 from textlora.errors import UsageError
+from textlora.progress import duration
 from textlora.terminal import heading
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def show_plan(plan: AdaptationPlan, console: Console) -> None:
         f"{estimate.tokens_per_second:,.0f} tokens/s measured"
     )
     console.print(
-        f"  Estimate: {terminal.duration(estimate.seconds)}, {estimate.memory_gb:.1f} GB of memory, "
+        f"  Estimate: {duration(estimate.seconds)}, {estimate.memory_gb:.1f} GB of memory, "
         f"{estimate.disk_gb:.2f} GB of disk while it runs."
     )
 
@@ -175,7 +176,7 @@ def show_result(made: Adaptation, console: Console) -> None:
         )
     console.print(f"  {made.steps:,} of {plan.steps:,} steps: {ENDINGS[made.ending]}")
     console.print(
-        f"  predicted {terminal.duration(plan.estimate.seconds)} and {plan.estimate.memory_gb:.2f} GB; "
-        f"it took {terminal.duration(made.seconds)} and {made.peak_memory_gb:.2f} GB, {made.tokens_per_second:,.0f} tokens/s"
+        f"  predicted {duration(plan.estimate.seconds)} and {plan.estimate.memory_gb:.2f} GB; "
+        f"it took {duration(made.seconds)} and {made.peak_memory_gb:.2f} GB, {made.tokens_per_second:,.0f} tokens/s"
     )
     console.print(Text(f"  Next: textlora fit DATA --base-model {made.folder}"))

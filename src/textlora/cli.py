@@ -149,7 +149,7 @@ def _expect(reporter: Any, plan: Plan, ahead: repeated.Ahead | None) -> None:
     """Tell the reporter how long training will take by the plan."""
     reporter.expect(plan.estimate)
     if ahead:
-        reporter.expect_seconds(ahead.stage, ahead.seconds)
+        reporter.expect_stage(ahead.stage, ahead.seconds)
 
 
 @app.command()

@@ -13,11 +13,12 @@ import typer
 from pydantic import TypeAdapter
 
 from textlora import repeated, terminal, terminal_several
+from textlora.progress import Reporter
 
 
-def reporter() -> AbstractContextManager[terminal.Reporter]:
+def reporter() -> AbstractContextManager[Reporter]:
     """Return what tells of progress, to be entered with ``with``."""
-    return terminal.Reporter(terminal.stderr()).live()
+    return Reporter(terminal.stderr()).live()
 
 
 def command_line() -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from textlora.progress import duration
 from textlora.repeated import Ahead, Folds, Seeds
-from textlora.terminal import METRIC_NAMES, MULTI_LABEL_NAMES, duration, figure_text, heading, plain_table
+from textlora.terminal import METRIC_NAMES, MULTI_LABEL_NAMES, figure_text, heading, plain_table
 
 
 def show_ahead(ahead: Ahead, console: Console) -> None:

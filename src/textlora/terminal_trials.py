@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from textlora import settings
-from textlora.terminal import duration, heading, plain_table
+from textlora.progress import duration
+from textlora.terminal import heading, plain_table
 from textlora.trials import Trials
 
 

@@ -84,7 +84,7 @@ def register(app: typer.Typer) -> None:
         with printing.reporter() as told:
 
             def expect(ahead: Ahead) -> None:
-                told.expect_seconds(ahead.stage, ahead.seconds)
+                told.expect_stage(ahead.stage, ahead.seconds)
                 if not as_json:
                     terminal_several.show_ahead(ahead, terminal.stdout())
 

@@ -19,10 +19,10 @@ from textlora.adaptation import model as masked_model
 from textlora.adaptation.nouns import Adaptation, Ending, perplexity
 from textlora.adaptation.preparing import Job
 from textlora.adaptation.steps import VALIDATION, MaskedTrainer, Milestones, PieceSet, Rates, TimeLimit
+from textlora.callbacks import Clock, MovedFolder, Recorder, StopRequest, stopping_at_signals
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.errors import Interrupted, ResourceError, TrainingError
 from textlora.memory import Budget
-from textlora.trainer import Clock, MovedFolder, Recorder, StopRequest, stopping_at_signals
 from textlora.types import MemoryEvent
 
 LOG_ENTRIES = 50

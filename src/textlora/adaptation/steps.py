@@ -22,10 +22,11 @@ from textlora.adaptation import model as masked_model
 from textlora.adaptation.masking import MaskedPiece, Masking
 from textlora.adaptation.nouns import perplexity
 from textlora.batching import micro_batches, packed_batches
+from textlora.callbacks import Clock
 from textlora.errors import TrainingError
 from textlora.memory import Budget, Pass
 from textlora.tokenization import TokenIds
-from textlora.trainer import BudgetTrainer, Clock, Uncut
+from textlora.trainer import BudgetTrainer, Uncut
 
 # What the seed of masks is followed by: held-out pieces always meet the same.
 TRAINING, VALIDATION = 2, 3

@@ -23,6 +23,7 @@ from textlora import (
     token_store,
 )
 from textlora.bundles import base_fingerprint
+from textlora.callbacks import Clock, MovedFolder, MovementCheck, Recorder, StopRequest, stopping_at_signals
 from textlora.checkpoints import Checkpoint, Seal
 from textlora.errors import Interrupted
 from textlora.losses import make_loss
@@ -31,16 +32,10 @@ from textlora.prefix import PrefixCache
 from textlora.sampling import BalancedSampler
 from textlora.tokenization import TextTokenizer, TokenIds, Tokenized
 from textlora.trainer import (
-    Clock,
     Collator,
     MicroBatchTrainer,
-    MovedFolder,
-    MovementCheck,
-    Recorder,
     Samples,
-    StopRequest,
     scores_from,
-    stopping_at_signals,
 )
 from textlora.training.job import CACHED_SPLITS, Job
 from textlora.types import MemoryEvent
