@@ -179,7 +179,7 @@ def _right(answer: Answer, expected: Sequence[Prediction]) -> bool:
     if answer.status != 200 or _difference(answer, expected) > TOLERANCE:
         return False
     first, second = sorted(expected[answer.text].probabilities.values(), reverse=True)[:2]
-    return answer.content[0]["label"] == expected[answer.text].label or first - second < 2 * TOLERANCE
+    return answer.content[0][0]["label"] == expected[answer.text].label or first - second < 2 * TOLERANCE
 
 
 def _burst(server: Server, texts: Sequence[str]) -> dict[str, Any]:
