@@ -171,10 +171,10 @@ def ranked(random, rows, share, apart):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rows", "share", "apart", "most"),
-    [(200, 0.5, 1.5, 0.97), (400, 0.1, 1.5, 0.97), (400, 0.5, 1.0, 0.97), (1000, 0.1, 2.0, 0.97), (150, 0.2, 2.5, 1.0)],
+    ("rows", "share", "apart"),
+    [(200, 0.5, 1.5), (400, 0.1, 1.5), (400, 0.5, 1.0), (1000, 0.1, 2.0), (150, 0.2, 2.5)],
 )
-def test_rankings_and_log_loss(rows, share, apart, most):
+def test_rankings_and_log_loss(rows, share, apart):
     random, held = np.random.default_rng(0), np.zeros(3)
     many = metrics.point_scores(*ranked(random, 400_000, share, apart))
     truth = stats.norm.cdf(apart / np.sqrt(2)), many["average_precision"], many["log_loss"]
@@ -183,8 +183,7 @@ def test_rankings_and_log_loss(rows, share, apart, most):
         figures = found["roc_auc"], found["average_precision"], found["log_loss"]
         held += [figure.low <= value <= figure.high for figure, value in zip(figures, truth, strict=True)]
     assert (held / 1000 >= 0.93).all(), held
-    # Thirty rows that are hardly ever ranked wrongly, and scores near 1: an edge, see above.
-    assert (held / 1000 <= most).all(), held
+    assert (held / 1000 <= 0.97).all(), held
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def planned(out: Path, name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [2.2, 1.9, 1.7])
+@pytest.mark.parametrize("limit", [1.9, 1.6, 1.45])
 def test_a_training_ends_within_the_memory_it_was_allowed(tmp_path, group, limit):
     inside = group(limit)
     done = fit(tmp_path / "run", "--memory-limit", f"{limit}GB", inside=inside)
